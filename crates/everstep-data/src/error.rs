@@ -1,0 +1,254 @@
+//! The crate's one error type.
+
+use std::path::PathBuf;
+
+use crate::{Cursor, ElementType};
+
+/// The result of this crate's fallible calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong between a file and a batch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A batch could not be put on its device.
+    #[error(transparent)]
+    Tensor(#[from] everstep_tensor::Error),
+    /// A dataset without samples was to be loaded or split.
+    #[error("the dataset is empty: {action} needs at least one sample")]
+    EmptyDataset {
+        /// What needs the samples.
+        action: &'static str,
+    },
+    /// A batch size of zero, or one larger than the dataset.
+    #[error("batch_size is {batch_size}, but the dataset has {samples} samples: use 1 to {samples}")]
+    BatchSize {
+        /// The batch size that was asked for.
+        batch_size: usize,
+        /// The number of samples in the dataset.
+        samples: usize,
+    },
+    /// A prefetch depth over [`MAX_PREFETCH`](crate::MAX_PREFETCH).
+    #[error("prefetch is {prefetch} batches: use 0 (no worker thread) to {max}")]
+    Prefetch {
+        /// The depth that was asked for.
+        prefetch: usize,
+        /// The largest depth.
+        max: usize,
+    },
+    /// A cursor that points past the end of the dataset.
+    #[error("the cursor {cursor:?} lies past the {samples} samples of an epoch: was it saved with another dataset?")]
+    Cursor {
+        /// The cursor.
+        cursor: Cursor,
+        /// The number of samples in the dataset.
+        samples: usize,
+    },
+    /// A fraction that is not strictly between 0 and 1, or that leaves one part without samples.
+    #[error("a fraction of {fraction} leaves one part of {samples} samples empty: use one between 0 and 1")]
+    Fraction {
+        /// The fraction that was asked for.
+        fraction: f64,
+        /// The number of samples in the dataset.
+        samples: usize,
+    },
+    /// A stratified split of a dataset that has no class labels.
+    #[error("the dataset has no class labels to split by: implement `Dataset::classes` and `Dataset::label`")]
+    NoLabels,
+    /// A class label that is not below the number of classes.
+    #[error("sample {id} has the label {label}, but there are {classes} classes: labels are 0 to classes - 1")]
+    Label {
+        /// The sample's index in the base dataset.
+        id: u64,
+        /// The label.
+        label: u32,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// A sample index past the end of a dataset.
+    #[error("sample {index} was asked for, but the dataset has {samples} samples")]
+    Index {
+        /// The index.
+        index: usize,
+        /// The number of samples.
+        samples: usize,
+    },
+    /// A field of a sample was written with values of another type or number.
+    #[error(
+        "a sample's field holds {length} values of {element}, but {found_length} values of {found_element} came: \
+             `Dataset::spec` and `Dataset::read` must agree"
+    )]
+    Field {
+        /// The field's element type.
+        element: ElementType,
+        /// The field's number of values.
+        length: usize,
+        /// The element type that was written.
+        found_element: ElementType,
+        /// The number of values that were written.
+        found_length: usize,
+    },
+    /// Values whose number does not fit their shape.
+    #[error("{length} values do not fill the shape {shape:?}")]
+    Shape {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The number of values.
+        length: usize,
+    },
+    /// Two things that belong together, one for one, differ in number.
+    #[error("there are {x} samples of `x` ({x_source}) and {y} of `y` ({y_source}): they must be as many")]
+    Counts {
+        /// The number of inputs.
+        x: usize,
+        /// Where the inputs are from.
+        x_source: String,
+        /// The number of targets.
+        y: usize,
+        /// Where the targets are from.
+        y_source: String,
+    },
+    /// A divisor of pixel values that is zero, negative or not finite.
+    #[error("pixels cannot be divided by {divisor}: use a finite number above 0")]
+    Divisor {
+        /// The divisor.
+        divisor: f32,
+    },
+    /// More memory than there is, or than can be addressed.
+    #[error("no memory for {what} ({bytes:?} bytes): use smaller batches or samples")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// How much, where the number can be represented.
+        bytes: Option<usize>,
+    },
+    /// An error of a dataset that is not this crate's.
+    #[error("the dataset could not read sample {index}: {source}")]
+    Dataset {
+        /// The sample's index.
+        index: usize,
+        /// What the dataset says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A dataset panicked.
+    #[error("the dataset panicked while it read sample {index}: {message}")]
+    DatasetPanic {
+        /// The sample's index.
+        index: usize,
+        /// The message of the panic.
+        message: String,
+    },
+    /// The loader's worker thread could not be started.
+    #[error("the loader's worker thread could not be started: {source}; `prefetch: 0` works without one")]
+    WorkerStart {
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The loader's worker thread ended without saying why.
+    #[error("the loader's worker thread ended early; the next call starts another")]
+    WorkerLost,
+    /// A file could not be opened or read.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// Neither a file nor its gzip version is there.
+    #[error("neither {} nor {}.gz is there", file.display(), file.display())]
+    MissingFile {
+        /// The name without `.gz`.
+        file: PathBuf,
+    },
+    /// A file that is not the IDX file it should be.
+    #[error("{}: at byte {offset}: {problem}", file.display())]
+    Idx {
+        /// The file, or the name given to the bytes.
+        file: PathBuf,
+        /// The offset in the IDX data, after decompression.
+        offset: u64,
+        /// What is wrong there.
+        problem: IdxProblem,
+    },
+}
+
+impl Error {
+    /// What an implementation of [`Dataset`](crate::Dataset) returns for an error of its own about sample `index`.
+    pub fn dataset(index: usize, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Dataset { index, source: source.into() }
+    }
+}
+
+/// What is wrong at one place of an IDX file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdxProblem {
+    /// Neither IDX nor gzip.
+    #[error("expected two zero bytes (IDX) or 1f 8b (gzip), found {:02x} {:02x}", found[0], found[1])]
+    Magic {
+        /// The first two bytes.
+        found: [u8; 2],
+    },
+    /// An element type that IDX does not have.
+    #[error("expected an element type (08, 09, 0b, 0c, 0d or 0e), found {found:02x}")]
+    ElementType {
+        /// The byte.
+        found: u8,
+    },
+    /// An array without dimensions.
+    #[error("expected at least one dimension, found none")]
+    NoDimensions,
+    /// A shape whose size in bytes cannot be represented.
+    #[error("the header declares the shape {shape:?}, which is too large to address")]
+    TooLarge {
+        /// The declared shape.
+        shape: Vec<u32>,
+    },
+    /// The input ends before the declared data does.
+    #[error("expected {expected} bytes in all, found {found}: the file is cut short or its header is wrong")]
+    Truncated {
+        /// The number of bytes that header and data need.
+        expected: u64,
+        /// The number of bytes found.
+        found: u64,
+    },
+    /// The header declares more data than the compressed input can hold.
+    #[error("the header declares {expected} bytes in all, which {compressed} bytes of gzip cannot hold")]
+    Incompressible {
+        /// The number of bytes that header and data need.
+        expected: u64,
+        /// The number of compressed bytes.
+        compressed: u64,
+    },
+    /// Something follows the declared data.
+    #[error("expected the end of the file after {expected} bytes, found more")]
+    Trailing {
+        /// The number of bytes that header and data need.
+        expected: u64,
+    },
+    /// The input could not be read or decompressed any further.
+    #[error("reading stopped: {source}")]
+    Read {
+        /// What the reader or the gzip decoder says.
+        source: std::io::Error,
+    },
+    /// An array of another kind than the reader asked for.
+    #[error("expected {expected}, found {found} of shape {shape:?}")]
+    Kind {
+        /// What was expected.
+        expected: &'static str,
+        /// The element type found.
+        found: &'static str,
+        /// The shape found.
+        shape: Vec<usize>,
+    },
+    /// A label that is not below the number of classes.
+    #[error("expected a label below {classes}, found {label}")]
+    Label {
+        /// The label.
+        label: u8,
+        /// The number of classes.
+        classes: usize,
+    },
+}

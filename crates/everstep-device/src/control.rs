@@ -1,0 +1,142 @@
+//! The control block: the words by which a step is judged, refused or committed on the device.
+//!
+//! ```text
+//! word  0  attempt        steps judged so far
+//!       1  committed      steps committed so far
+//!       2  verdict        of the last judged step: 0 COMMIT, 1 REJECT, 2 HOLD
+//!       3  held           1: every step is refused until the host clears it
+//!       4  clip           f32, factor on the gradients
+//!       5  norm           f32, gradient norm before clipping
+//!       6  start          the committed count that the schedule's first row belongs to
+//!       7  rows           rows of the schedule that are valid
+//!       8..16             zero
+//!      16  current        one row of 4 f32 per group: the schedule's row for the step being committed
+//!          schedule       WINDOW rows of 4 f32 per group
+//!          records        RECORDS records of RECORD_WORDS words, at attempt % RECORDS
+//! ```
+//! A row holds what an optimizer wants per step, computed by the host in f64: the learning rate and its corrections.
+//! `shared/control.wgsl` is the twin of the constants here.
+
+/// Word of the attempt counter.
+pub const ATTEMPT: usize = 0;
+/// Word of the committed counter.
+pub const COMMITTED: usize = 1;
+/// Word of the verdict.
+pub const VERDICT: usize = 2;
+/// Word that holds every step while it is 1.
+pub const HELD: usize = 3;
+/// Word of the clipping factor.
+pub const CLIP: usize = 4;
+/// Word of the gradient norm.
+pub const NORM: usize = 5;
+/// Word of the schedule's first committed count.
+pub const START: usize = 6;
+/// Word of the number of valid rows.
+pub const ROWS: usize = 7;
+/// First word of the current rows.
+pub const CURRENT: usize = 16;
+/// f32 per row.
+pub const ROW_WORDS: usize = 4;
+/// Rows of the schedule per group: more than the steps that can be in flight, so a verdict learned late never empties it.
+pub const WINDOW: usize = 64;
+/// Records kept on the device.
+pub const RECORDS: usize = 32;
+/// Words per record.
+pub const RECORD_WORDS: usize = 16;
+
+/// What the gate does with a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Verdict {
+    /// The update is applied.
+    Commit = 0,
+    /// This step alone is refused.
+    Reject = 1,
+    /// This step and every later one is refused until the host clears it.
+    Hold = 2,
+}
+
+/// Why a step was refused, as bits.
+pub mod fault {
+    /// A gradient is not finite.
+    pub const GRADIENT: u32 = 1;
+    /// The loss is not finite.
+    pub const LOSS: u32 = 2;
+    /// The gradients are finite, but their norm overflows.
+    pub const NORM: u32 = 4;
+    /// An op reported an element outside its range.
+    pub const DATA: u32 = 8;
+    /// The host supplied no schedule row for this step.
+    pub const SCHEDULE: u32 = 16;
+    /// An earlier step holds this one.
+    pub const HELD: u32 = 32;
+}
+
+/// First word of the schedule of a control block for `groups` groups.
+pub fn schedule_start(groups: usize) -> usize {
+    CURRENT + groups * ROW_WORDS
+}
+
+/// First word of the records.
+pub fn records_start(groups: usize) -> usize {
+    // Records are copied out on their own, so they begin where a slice may.
+    (schedule_start(groups) + WINDOW * groups * ROW_WORDS).next_multiple_of(crate::ALIGNMENT / 4)
+}
+
+/// Words of the whole block.
+pub fn words(groups: usize) -> usize {
+    records_start(groups) + RECORDS * RECORD_WORDS
+}
+
+/// What the gate wrote about one attempted step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Record {
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Steps committed after it.
+    pub committed: u32,
+    /// What was done.
+    pub verdict: Verdict,
+    /// Why, as bits of [`fault`]; 0 for a commit.
+    pub faults: u32,
+    /// The loss.
+    pub loss: f32,
+    /// The gradient norm before clipping.
+    pub norm: f32,
+    /// The largest magnitude among the finite gradients.
+    pub largest: f32,
+    /// Gradients that are not finite.
+    pub non_finite: u32,
+    /// The device's status as the step found it.
+    pub status: [u32; 3],
+}
+
+impl Record {
+    /// Reads a record's words.
+    pub fn from_words(words: &[u32]) -> Self {
+        let word = |index: usize| words.get(index).copied().unwrap_or_default();
+        let verdict = match word(2) {
+            0 => Verdict::Commit,
+            1 => Verdict::Reject,
+            _ => Verdict::Hold,
+        };
+        Self {
+            attempt: word(0),
+            committed: word(1),
+            verdict,
+            faults: word(3),
+            loss: f32::from_bits(word(4)),
+            norm: f32::from_bits(word(5)),
+            largest: f32::from_bits(word(6)),
+            non_finite: word(7),
+            status: [word(8), word(9), word(10)],
+        }
+    }
+}
+
+/// Whether the bits are those of an infinity or a NaN: exponent all ones. Compilers of shaders may assume that NaN
+/// does not exist, so no comparison of floats is a test.
+#[inline(always)]
+pub fn is_non_finite(bits: u32) -> bool {
+    bits & 0x7f80_0000 == 0x7f80_0000
+}

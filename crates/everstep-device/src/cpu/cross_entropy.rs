@@ -1,0 +1,100 @@
+//! Softmax and negative log-likelihood of a class per row, fused, and its gradient.
+
+use rayon::prelude::*;
+
+use super::math;
+use super::softmax::scale;
+use crate::params::params;
+use crate::status::{self, Code};
+use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
+
+params! {
+    /// The uniform of `cross_entropy.wgsl`.
+    pub struct CrossEntropyParams { rows: u32, classes: u32, label_offset: u32, label_stride: u32, code: u32 }
+}
+
+params! {
+    /// The uniform of `cross_entropy_backward.wgsl`.
+    pub struct CrossEntropyBackwardParams {
+        rows: u32, classes: u32, label_offset: u32, label_stride: u32, gradient_offset: u32, gradient_stride: u32,
+    }
+}
+
+/// Rows a thread takes at a time.
+const ROWS: usize = 64;
+
+/// Per row: loss = log sum e^x - x[label], and the log-sum-exp, which the gradient uses again.
+///
+/// Inputs: logits [rows, classes] contiguous, labels u32 [rows]. Outputs: loss [rows], log-sum-exp [rows], the device's
+/// status, which learns of a label outside 0..classes; such a row's loss is that of the last class.
+#[derive(Clone, Debug)]
+pub struct CrossEntropy(pub CrossEntropyParams);
+
+impl Kernel for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let (rows, classes) = (self.0.rows as usize, self.0.classes as usize);
+        let (logits, labels) = (args.input::<f32>(0), args.input::<u32>(1));
+        let label = |row: usize| labels[self.0.label_offset as usize + row * self.0.label_stride as usize];
+        let [loss, log_sum, report] = &mut args.outputs[..] else { return };
+        let loss: &mut [f32] = &mut bytemuck::cast_slice_mut(loss)[..rows];
+        let log_sum: &mut [f32] = &mut bytemuck::cast_slice_mut(log_sum)[..rows];
+        if let Some(worst) = (0..rows).map(label).filter(|&label| label >= self.0.classes).max() {
+            status::report(report, Code::CrossEntropy, worst, self.0.classes);
+        }
+        let outputs = loss.par_iter_mut().zip(log_sum.par_iter_mut()).with_min_len(ROWS);
+        outputs.zip(logits.par_chunks(classes.max(1))).enumerate().for_each_init(
+            || vec![0.0; classes],
+            |scratch, (row, ((loss, log_sum), logits))| {
+                let largest = math::max(logits);
+                *log_sum = largest + math::exp_sum(logits, largest, scratch).ln();
+                *loss = *log_sum - logits[(label(row) as usize).min(classes - 1)];
+            },
+        );
+    }
+
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let params = CrossEntropyParams { code: Code::CrossEntropy as u32, ..self.0 };
+        let shader = Shader::File { name: "cross_entropy", constants: vec![] };
+        let workgroups = gpu.grid((self.0.rows as usize).div_ceil(64));
+        (self.0.rows > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
+    }
+}
+
+/// d logits = (softmax(logits) - one-hot(label)) times the row's gradient.
+///
+/// Inputs: logits [rows, classes] contiguous, labels u32 [rows], log-sum-exp [rows], gradient [rows] (stride 0 where
+/// all rows have the same). Output: [rows, classes].
+#[derive(Clone, Debug)]
+pub struct CrossEntropyBackward(pub CrossEntropyBackwardParams);
+
+impl Kernel for CrossEntropyBackward {
+    fn name(&self) -> &'static str {
+        "cross_entropy_backward"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let p = self.0;
+        let (rows, classes) = (p.rows as usize, p.classes as usize);
+        let (logits, labels) = (args.input::<f32>(0), args.input::<u32>(1));
+        let (log_sum, gradient) = (args.input::<f32>(2), args.input::<f32>(3));
+        let out = &mut args.output::<f32>(0)[..rows * classes];
+        let rows = out.par_chunks_mut(classes.max(1)).with_min_len(ROWS).zip(logits.par_chunks(classes.max(1)));
+        rows.enumerate().for_each(|(row, (out, logits))| {
+            let label = labels[p.label_offset as usize + row * p.label_stride as usize] as usize;
+            math::exp_sum(logits, log_sum[row], out);
+            out[label.min(classes - 1)] -= 1.0;
+            scale(out, gradient[p.gradient_offset as usize + row * p.gradient_stride as usize]);
+        });
+    }
+
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let shader = Shader::File { name: "cross_entropy_backward", constants: vec![] };
+        let elements = self.0.rows as usize * self.0.classes as usize;
+        let workgroups = gpu.grid(elements.div_ceil(256));
+        (elements > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
+    }
+}

@@ -1,0 +1,152 @@
+//! Runs planned commands one after the other, each on all threads.
+
+use std::sync::OnceLock;
+
+use rayon::ThreadPool;
+
+use super::memory::Memory;
+use super::simd;
+use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
+use crate::{Args, Error, Result, Work};
+
+/// The threads of the CPU engine: one pool per process, apart from rayon's global one. A kernel's thread that waits
+/// steals only kernels' work, never a task of the program's that might want this device.
+fn pool() -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    POOL.get_or_init(|| rayon::ThreadPoolBuilder::new().thread_name(|i| format!("everstep-{i}")).build().ok()).as_ref()
+}
+
+/// Threads of the CPU engine: as many as the machine has, or `RAYON_NUM_THREADS`.
+pub(crate) fn threads() -> usize {
+    pool().map_or(1, ThreadPool::current_num_threads)
+}
+
+#[derive(Debug)]
+pub(crate) struct CpuExecutor {
+    memory: Vec<Option<Memory>>,
+    device: String,
+}
+
+impl CpuExecutor {
+    pub(crate) fn new(device: String) -> Self {
+        Self { memory: Vec::new(), device }
+    }
+
+    pub(crate) fn create(&mut self, create: &[(MemoryId, usize)]) -> Result<()> {
+        for &(id, bytes) in create {
+            let resident = || self.memory.iter().flatten().map(|memory| memory.count() * 4).sum();
+            let memory = Memory::new(bytes).ok_or_else(|| Error::OutOfMemory {
+                device: self.device.clone(),
+                bytes,
+                resident: resident(),
+            })?;
+            self.memory.resize_with(self.memory.len().max(id.0 + 1), || None);
+            self.memory[id.0] = Some(memory);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn destroy(&mut self, memory: &[MemoryId]) {
+        for id in memory {
+            if let Some(slot) = self.memory.get_mut(id.0) {
+                *slot = None;
+            }
+        }
+    }
+
+    pub(crate) fn run(&mut self, plan: &Plan) -> Result<()> {
+        let run = || plan.commands.iter().try_for_each(|command| self.command(command));
+        match pool() {
+            None => run(),
+            // A caller on some rayon worker would run other tasks of its pool while it waits, and one of those could
+            // ask for the device that this call holds. A thread that only waits cannot.
+            Some(pool) if rayon::current_thread_index().is_some() => {
+                let outcome = std::thread::scope(|scope| scope.spawn(|| pool.install(run)).join());
+                outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+            Some(pool) => pool.install(run),
+        }
+    }
+
+    fn command(&self, command: &PlannedCommand) -> Result<()> {
+        let lost = || Error::Unwritten { op: command.op };
+        let words = |place: &Place| self.words(place).ok_or_else(lost);
+        // An input that overlaps an output is read from a copy: kernels may assume that they are apart.
+        let mut copies: Vec<Vec<u32>> = Vec::new();
+        for input in command.inputs.iter().filter(|i| command.outputs.iter().any(|o| overlap(i, o))) {
+            let (pointer, count) = words(input)?;
+            // SAFETY: within the memory, and nothing writes it during this copy.
+            copies.push(unsafe { std::slice::from_raw_parts(pointer, count) }.to_vec());
+        }
+        let mut copied = copies.iter();
+        let mut args = Args { inputs: Vec::with_capacity(4), outputs: Vec::with_capacity(4) };
+        for input in &command.inputs {
+            let aliased = command.outputs.iter().any(|output| overlap(input, output));
+            let (pointer, count) = words(input)?;
+            args.inputs.push(match copied.as_slice().first().filter(|_| aliased) {
+                Some(_) => copied.next().map_or(&[][..], |copy| &copy[..]),
+                // SAFETY: within the memory; no output overlaps it, so nothing writes it while the kernel runs.
+                None => unsafe { std::slice::from_raw_parts(pointer, count) },
+            });
+        }
+        for (index, output) in command.outputs.iter().enumerate() {
+            if command.outputs[..index].iter().any(|earlier| overlap(earlier, output)) {
+                let reason = "two outputs overlap".into();
+                return Err(Error::Driver { device: self.device.clone(), op: command.op.into(), reason });
+            }
+            let (pointer, count) = words(output)?;
+            // SAFETY: within the memory, apart from every input (copied otherwise) and from the other outputs.
+            args.outputs.push(unsafe { std::slice::from_raw_parts_mut(pointer, count) });
+        }
+        match &command.work {
+            Work::Kernel(kernel) => kernel.run(&mut args),
+            Work::Upload(data) => {
+                let target: &mut [u8] = bytemuck::cast_slice_mut(&mut *args.outputs[0]);
+                target[..data.len()].copy_from_slice(data);
+            }
+            Work::Copy => args.outputs[0].copy_from_slice(args.inputs[0]),
+        }
+        Ok(())
+    }
+
+    /// The words of a place, rounded up to whole words.
+    fn words(&self, place: &Place) -> Option<(*mut u32, usize)> {
+        let memory = self.memory.get(place.memory.0)?.as_ref()?;
+        let (start, count) = (place.offset / 4, place.bytes.div_ceil(4));
+        // SAFETY: the start lies within the memory, checked first.
+        (start + count <= memory.count()).then(|| (unsafe { memory.pointer().add(start) }, count))
+    }
+
+    pub(crate) fn read(&self, places: &[Place]) -> Vec<Vec<u8>> {
+        let bytes = |place: &Place| {
+            let Some((pointer, count)) = self.words(place) else { return Vec::new() };
+            // SAFETY: within the memory, and `&self` means that nothing runs.
+            let words = unsafe { std::slice::from_raw_parts(pointer, count) };
+            bytemuck::cast_slice::<u32, u8>(words)[..place.bytes].to_vec()
+        };
+        places.iter().map(bytes).collect()
+    }
+}
+
+fn overlap(a: &Place, b: &Place) -> bool {
+    a.memory == b.memory && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+}
+
+/// The processor, as the CPU device names itself.
+pub(crate) fn describe() -> (String, String) {
+    let from_system = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    });
+    let name = from_system.unwrap_or_else(|| std::env::consts::ARCH.to_string());
+    (name, format!("{} threads, {:?}", threads(), simd::level()))
+}
+
+/// The largest allocation that can make sense: the machine's memory, where it can be found out.
+pub(crate) fn memory_limit() -> usize {
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
+    });
+    total.unwrap_or(isize::MAX as usize)
+}

@@ -1,0 +1,155 @@
+//! The judgement of a step: gradients are read once (`health`), then one verdict is written (`gate`).
+
+use rayon::prelude::*;
+
+use super::simd::simd;
+use crate::control::{self, Verdict, fault, is_non_finite};
+use crate::params::params;
+use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
+
+/// Gradients per partial result: the same on every executor, so that the sums associate alike.
+pub const HEALTH_BLOCK: usize = 16 * 1024;
+
+params! {
+    /// The uniform of `health.wgsl`.
+    pub struct HealthParams { count: u32 }
+}
+
+/// Per block of gradients: sum of squares, largest magnitude, count of non-finite values.
+///
+/// Input: gradients. Output: 4 words per [`HEALTH_BLOCK`] elements.
+#[derive(Clone, Debug)]
+pub struct Health(pub HealthParams);
+
+simd! {
+    /// Adds to 16 lanes of sums of squares; returns (largest finite magnitude as bits, non-finite count).
+    fn inspect(values: &[f32], sums: &mut [f32; 16]) -> (u32, u32) {
+        let mut largest = [0u32; 16];
+        let mut bad = [0u32; 16];
+        for chunk in values.chunks(16) {
+            for (lane, value) in chunk.iter().enumerate() {
+                sums[lane] += value * value;
+                // Magnitudes of finite floats order like their bits.
+                let magnitude = value.to_bits() & 0x7fff_ffff;
+                let finite = magnitude < 0x7f80_0000;
+                largest[lane] = largest[lane].max(if finite { magnitude } else { 0 });
+                bad[lane] += u32::from(!finite);
+            }
+        }
+        (largest.into_iter().max().unwrap_or(0), bad.iter().sum())
+    }
+}
+
+impl Kernel for Health {
+    fn name(&self) -> &'static str {
+        "health"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let gradients = &args.input::<f32>(0)[..self.0.count as usize];
+        let blocks = args.output::<u32>(0).par_chunks_exact_mut(4);
+        blocks.zip(gradients.par_chunks(HEALTH_BLOCK)).for_each(|(partial, gradients)| {
+            let mut sums = [0.0f32; 16];
+            let (largest, bad) = inspect(gradients, &mut sums);
+            let mut width = 8;
+            while width > 0 {
+                (0..width).for_each(|lane| sums[lane] += sums[lane + width]);
+                width /= 2;
+            }
+            partial.copy_from_slice(&[sums[0].to_bits(), largest, bad, 0]);
+        });
+    }
+
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let shader = Shader::File { name: "health", constants: vec![] };
+        let workgroups = gpu.grid((self.0.count as usize).div_ceil(HEALTH_BLOCK));
+        (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
+    }
+}
+
+params! {
+    /// The uniform of `gate.wgsl`.
+    pub struct GateParams {
+        blocks: u32, loss_offset: u32, groups: u32, records: u32,
+        on_fault: u32, max_norm: f32,
+    }
+}
+
+/// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
+/// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
+///
+/// Inputs: the blocks of [`Health`], the loss. Outputs: the control block, the device's status, which it clears.
+#[derive(Clone, Debug)]
+pub struct Gate(pub GateParams);
+
+impl Gate {
+    /// The faults of the step, from its parts.
+    fn faults(control: &[u32], status: &[u32], loss: u32, norm: f32, non_finite: u32) -> u32 {
+        let row = control[control::COMMITTED].wrapping_sub(control[control::START]);
+        let mut faults = 0;
+        for (present, bit) in [
+            (non_finite > 0, fault::GRADIENT),
+            (is_non_finite(loss), fault::LOSS),
+            (non_finite == 0 && is_non_finite(norm.to_bits()), fault::NORM),
+            (status[0] != 0, fault::DATA),
+            (row >= control[control::ROWS], fault::SCHEDULE),
+            (control[control::HELD] != 0, fault::HELD),
+        ] {
+            faults |= if present { bit } else { 0 };
+        }
+        faults
+    }
+}
+
+impl Kernel for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let p = self.0;
+        let partials = &args.input::<u32>(0)[..4 * p.blocks as usize];
+        let loss = args.input::<u32>(1)[p.loss_offset as usize];
+        let [control, status] = &mut args.outputs[..] else { return };
+        let (mut squares, mut largest, mut non_finite) = (0.0f32, 0u32, 0u32);
+        for block in partials.chunks_exact(4) {
+            squares += f32::from_bits(block[0]);
+            largest = largest.max(block[1]);
+            non_finite = non_finite.saturating_add(block[2]);
+        }
+        let norm = squares.sqrt();
+        let faults = Self::faults(control, status, loss, norm, non_finite);
+        let held = control[control::HELD] != 0 || (faults != 0 && p.on_fault == Verdict::Hold as u32);
+        let verdict = match faults {
+            0 => Verdict::Commit,
+            _ if held => Verdict::Hold,
+            _ => Verdict::Reject,
+        };
+        control[control::HELD] = u32::from(held);
+        control[control::ATTEMPT] = control[control::ATTEMPT].wrapping_add(1);
+        control[control::VERDICT] = verdict as u32;
+        // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1.
+        let clip = if p.max_norm > 0.0 { (p.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        control[control::CLIP] = clip.to_bits();
+        control[control::NORM] = norm.to_bits();
+        if verdict == Verdict::Commit {
+            let row_words = p.groups as usize * control::ROW_WORDS;
+            let row = control[control::COMMITTED].wrapping_sub(control[control::START]) as usize;
+            let from = control::schedule_start(p.groups as usize) + row * row_words;
+            control.copy_within(from..from + row_words, control::CURRENT);
+            control[control::COMMITTED] = control[control::COMMITTED].wrapping_add(1);
+        }
+        let attempt = control[control::ATTEMPT];
+        let at = p.records as usize + attempt as usize % control::RECORDS * control::RECORD_WORDS;
+        let record = [attempt, control[control::COMMITTED], verdict as u32, faults, loss, norm.to_bits(), largest];
+        control[at..at + 7].copy_from_slice(&record);
+        control[at + 7] = non_finite;
+        control[at + 8..at + 11].copy_from_slice(&status[..3]);
+        status.fill(0);
+    }
+
+    fn dispatch(&self, _: &GpuTraits) -> Option<Dispatch> {
+        let shader = Shader::File { name: "gate", constants: vec![] };
+        Some(Dispatch { shader, params: self.0.words(), workgroups: [1, 1, 1] })
+    }
+}

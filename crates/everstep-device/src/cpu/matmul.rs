@@ -1,0 +1,183 @@
+//! Matrix products with bias and activation in the epilogue: the `gemm` crate, then the activation per row block.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::memory::Writer;
+use crate::functions::Activation;
+use crate::params::params;
+use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader};
+
+/// C = activation(A B + bias), for each matrix of a batch.
+///
+/// Inputs: a [.., M, K], b [.., K, N], bias [N] (anything where there is none); output: c [.., M, N], contiguous. The
+/// batch dimensions of the layouts are broadcast to one another's; at most four of them.
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    /// Layout of a, batch dimensions broadcast to the output's.
+    pub a: Layout,
+    /// Layout of b, likewise.
+    pub b: Layout,
+    /// Position of the bias's first element and the distance between its elements.
+    pub bias: Option<(usize, usize)>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+/// Rows of the epilogue that a thread takes at a time.
+const ROWS: usize = 16;
+/// Multiply-adds under which a matrix is left to one thread.
+const SMALL: usize = 64 * 64 * 64;
+
+params! {
+    /// The uniform of `matmul.wgsl` and `matmul_rows.wgsl`.
+    pub struct MatmulParams {
+        m: u32, n: u32, k: u32, batches: u32,
+        a_offset: u32, a_row: u32, a_column: u32, bias_offset: u32,
+        b_offset: u32, b_row: u32, b_column: u32, bias_stride: u32,
+        batch_dims: [u32; 4], a_batch: [u32; 4], b_batch: [u32; 4],
+    }
+}
+
+impl Matmul {
+    /// (M, N, K).
+    fn sizes(&self) -> (usize, usize, usize) {
+        let (a, b) = (self.a.shape(), self.b.shape());
+        (a[a.rank() - 2], b[b.rank() - 1], a[a.rank() - 1])
+    }
+
+    fn batch_dims(&self) -> &[usize] {
+        let shape = self.a.shape();
+        &shape[..shape.rank() - 2]
+    }
+
+    /// Where matrix `index` of the batch begins in a and in b.
+    fn batch_offsets(&self, mut index: usize) -> (usize, usize) {
+        let (mut a, mut b) = (self.a.offset(), self.b.offset());
+        for (axis, &size) in self.batch_dims().iter().enumerate().rev() {
+            a += index % size * self.a.strides()[axis];
+            b += index % size * self.b.strides()[axis];
+            index /= size;
+        }
+        (a, b)
+    }
+
+    /// One matrix of the batch into `c`, which holds the bias where there is one.
+    fn multiply(&self, a: &[f32], b: &[f32], c: &mut [f32], index: usize, parallelism: Parallelism) {
+        let (m, n, k) = self.sizes();
+        let (a_at, b_at) = self.batch_offsets(index);
+        let stride = |layout: &Layout, from_end: usize| layout.strides()[layout.shape().rank() - from_end] as isize;
+        assert!(c.len() >= m * n && self.a.end() <= a.len() && self.b.end() <= b.len(), "matmul outside its operands");
+        // SAFETY: the layouts' ends lie within the slices, and c holds m x n elements.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c.as_mut_ptr(),
+                1,
+                n as isize,
+                self.bias.is_some(),
+                a.as_ptr().add(a_at),
+                stride(&self.a, 1),
+                stride(&self.a, 2),
+                b.as_ptr().add(b_at),
+                stride(&self.b, 1),
+                stride(&self.b, 2),
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    }
+
+    fn preload_bias(&self, bias: &[f32], c: &mut [f32], n: usize) {
+        if let Some((offset, stride)) = self.bias {
+            for row in c.chunks_exact_mut(n) {
+                row.iter_mut().enumerate().for_each(|(column, value)| *value = bias[offset + column * stride]);
+            }
+        }
+    }
+
+    /// The second half of the epilogue, over blocks of rows that still lie in cache.
+    fn activate(&self, values: &mut [f32], rows: usize) {
+        let Some(overload) = self.activation.function().and_then(|f| f.overload(&[DType::F32])) else { return };
+        values.par_chunks_mut(rows).for_each(|rows| {
+            let mut before = [0.0f32; 1024];
+            for block in rows.chunks_mut(before.len()) {
+                let before = &mut before[..block.len()];
+                before.copy_from_slice(block);
+                (overload.run)(&[bytemuck::cast_slice(before)], bytemuck::cast_slice_mut(block));
+            }
+        });
+    }
+}
+
+impl Kernel for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let (m, n, k) = self.sizes();
+        let (a, b) = (args.input::<f32>(0), args.input::<f32>(1));
+        let bias: &[f32] = if self.bias.is_some() { args.input(2) } else { &[] };
+        let batches: usize = self.batch_dims().iter().product();
+        let c = &mut args.output::<f32>(0)[..batches * m * n];
+        if c.is_empty() {
+            return;
+        }
+        if batches > 1 && m * n * k <= SMALL {
+            let matrices = Writer::new(c);
+            (0..batches).into_par_iter().with_min_len((SMALL / (m * n * k).max(1)).max(1)).for_each(|index| {
+                // SAFETY: matrices of the batch are disjoint ranges.
+                let matrix = unsafe { matrices.range(index * m * n, m * n) };
+                self.preload_bias(bias, matrix, n);
+                self.multiply(a, b, matrix, index, Parallelism::None);
+            });
+        } else {
+            for (index, matrix) in c.chunks_exact_mut(m * n).enumerate() {
+                self.preload_bias(bias, matrix, n);
+                self.multiply(a, b, matrix, index, Parallelism::Rayon(0));
+            }
+        }
+        self.activate(c, ROWS * n);
+    }
+
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let (m, n, k) = self.sizes();
+        let dims = self.batch_dims();
+        let batches: usize = dims.iter().product();
+        let lead = 4 - dims.len();
+        let batch = |strides: &[usize]| -> [u32; 4] {
+            std::array::from_fn(|axis| if axis < lead { 0 } else { strides[axis - lead] as u32 })
+        };
+        let (a, b) = (self.a.strides(), self.b.strides());
+        let params = MatmulParams {
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            batches: batches as u32,
+            a_offset: self.a.offset() as u32,
+            a_row: a[a.len() - 2] as u32,
+            a_column: a[a.len() - 1] as u32,
+            bias_offset: self.bias.map_or(0, |bias| bias.0) as u32,
+            b_offset: self.b.offset() as u32,
+            b_row: b[b.len() - 2] as u32,
+            b_column: b[b.len() - 1] as u32,
+            bias_stride: self.bias.map_or(0, |bias| bias.1) as u32,
+            batch_dims: std::array::from_fn(|axis| if axis < lead { 1 } else { dims[axis - lead] as u32 }),
+            a_batch: batch(a),
+            b_batch: batch(b),
+        };
+        // Columns and rows of C that one workgroup computes.
+        let (name, columns, rows) = if gpu.software { ("matmul_rows", 256, 4) } else { ("matmul", 64, 64) };
+        let workgroups = gpu.grid(n.div_ceil(columns) * m.div_ceil(rows) * batches);
+        let constants = [("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)];
+        let shader = Shader::File { name, constants: constants.to_vec() };
+        (m * n * batches > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
+    }
+}

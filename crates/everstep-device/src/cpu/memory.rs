@@ -1,0 +1,103 @@
+//! Memory of the CPU engine, and shared access to it from disjoint blocks.
+
+use std::alloc::{Layout as Allocation, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use crate::layout::{MAX_RANK, collapse};
+use crate::{Layout, Shape};
+
+/// A piece of memory of 32-bit words, aligned for the widest vector registers and for cache lines.
+#[derive(Debug)]
+pub(super) struct Memory {
+    words: NonNull<u32>,
+    count: usize,
+}
+
+// SAFETY: a `Memory` owns its words, as a `Vec` does.
+unsafe impl Send for Memory {}
+// SAFETY: as above; shared access is reading.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    const ALIGN: usize = 64;
+
+    fn allocation(bytes: usize) -> Option<Allocation> {
+        Allocation::from_size_align(bytes.max(Self::ALIGN), Self::ALIGN).ok()
+    }
+
+    /// Zeroed memory of at least `bytes` bytes; `None` where the system has none left.
+    pub(super) fn new(bytes: usize) -> Option<Self> {
+        // SAFETY: the size is not zero.
+        let pointer = unsafe { alloc_zeroed(Self::allocation(bytes)?) };
+        Some(Self { words: NonNull::new(pointer.cast())?, count: bytes / 4 })
+    }
+
+    pub(super) fn pointer(&self) -> *mut u32 {
+        self.words.as_ptr()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Some(allocation) = Self::allocation(self.count * 4) {
+            // SAFETY: allocated in `new` with the same layout: sizes are multiples of 4.
+            unsafe { dealloc(self.words.as_ptr().cast(), allocation) };
+        }
+    }
+}
+
+/// A mutable slice that threads write disjoint parts of.
+pub(super) struct Writer<'a, T = u32> {
+    pointer: *mut T,
+    count: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: the unsafe methods demand disjoint parts of their callers.
+unsafe impl<T: Send> Send for Writer<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Writer<'_, T> {}
+
+impl<'a, T: Copy> Writer<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Self { pointer: slice.as_mut_ptr(), count: slice.len(), slice: PhantomData }
+    }
+
+    /// The elements `start..start + length`.
+    ///
+    /// # Safety
+    /// No other live reference may overlap them.
+    #[expect(clippy::mut_from_ref, reason = "the caller vouches for disjointness")]
+    pub(super) unsafe fn range(&self, start: usize, length: usize) -> &mut [T] {
+        assert!(start.checked_add(length).is_some_and(|end| end <= self.count), "a block outside its output");
+        // SAFETY: within the slice, and disjoint by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
+    }
+
+    /// Writes `values` at `start`, `start + stride`, ..
+    ///
+    /// # Safety
+    /// No other live reference may overlap those elements.
+    pub(super) unsafe fn scatter(&self, start: usize, stride: usize, values: &[T]) {
+        let Some(last) = values.len().checked_sub(1) else { return };
+        assert!(start + last * stride < self.count, "a block outside its output");
+        for (index, value) in values.iter().enumerate() {
+            // SAFETY: at most `start + last * stride`, checked above.
+            unsafe { self.pointer.add(start + index * stride).write(*value) };
+        }
+    }
+}
+
+/// [`collapse`] into vectors, for any number of layouts: the merged dimensions and each layout's strides over them.
+pub(super) fn collapse_all(shape: &Shape, layouts: &[&Layout]) -> (Vec<usize>, Vec<Vec<usize>>) {
+    let raw: Vec<_> = layouts.iter().map(|layout| layout.raw_strides()).collect();
+    let mut dims = [1; MAX_RANK];
+    let mut strides = vec![[0; MAX_RANK]; layouts.len()];
+    let rank = collapse(shape, &raw, &mut dims, |axis, operand, stride| strides[operand][axis] = stride);
+    (dims[..rank].to_vec(), strides.iter().map(|s| s[..rank].to_vec()).collect())
+}

@@ -1,0 +1,245 @@
+//! Any program over elements: the CPU interpreter, and the access pattern its shader is generated for.
+//!
+//! The interpreter runs each instruction over blocks of [`BLOCK`] elements that stay in the L1 cache; the
+//! instruction's function is vectorised. Blocks are independent, so threads and block borders never show in the bits.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::memory::{Writer, collapse_all};
+use crate::expr::{Access, Find, Instruction, Program};
+use crate::layout::MAX_RANK;
+use crate::{Args, Dispatch, GpuTraits, Kernel, Layout, Shader, Shape};
+
+/// Elements per block: a few values of 4 KiB fit the smallest L1 caches.
+const BLOCK: usize = 1024;
+/// Elements a thread takes at a time.
+const CHUNK: usize = 16 * BLOCK;
+
+/// A program over operands of one shape.
+#[derive(Clone, Debug)]
+pub struct Pointwise {
+    /// What to compute.
+    pub program: Arc<Program>,
+    /// The shape of every output.
+    pub shape: Shape,
+    /// Where each input's elements lie, broadcast to `shape`.
+    pub inputs: Vec<Layout>,
+    /// Where each output's elements go.
+    pub outputs: Vec<Layout>,
+    /// The call's scalars.
+    pub scalars: Vec<f32>,
+}
+
+/// The operands walked with as few dimensions as possible.
+struct Walk {
+    dims: Vec<usize>,
+    strides: Vec<Vec<usize>>,
+    offsets: Vec<usize>,
+    finds: Vec<Find>,
+    count: usize,
+}
+
+impl Pointwise {
+    fn walk(&self) -> Walk {
+        let layouts: Vec<&Layout> = self.inputs.iter().chain(&self.outputs).collect();
+        let (dims, strides) = collapse_all(&self.shape, &layouts);
+        let contiguous = {
+            let mut expected = vec![1; dims.len()];
+            (1..dims.len()).rev().for_each(|axis| expected[axis - 1] = expected[axis] * dims[axis]);
+            expected
+        };
+        let count = self.shape.count();
+        let find = |strides: &Vec<usize>| match () {
+            () if strides.iter().all(|&stride| stride == 0) => Find::Single,
+            () if *strides == contiguous => Find::Linear,
+            () => Find::Strided,
+        };
+        let finds = strides.iter().map(find).collect();
+        Walk { dims, strides, offsets: layouts.iter().map(|l| l.offset()).collect(), finds, count }
+    }
+}
+
+impl Walk {
+    /// Calls `each(position in the block, position in the buffer, run length, stride)` for the runs of operand
+    /// `operand` that make up the elements `start..start + length`.
+    fn runs(&self, operand: usize, start: usize, length: usize, mut each: impl FnMut(usize, usize, usize, usize)) {
+        let strides = &self.strides[operand];
+        let last = self.dims.len() - 1;
+        let mut index = [0; MAX_RANK];
+        let mut rest = start;
+        for axis in (0..=last).rev() {
+            index[axis] = rest % self.dims[axis];
+            rest /= self.dims[axis];
+        }
+        let mut done = 0;
+        while done < length {
+            let run = (self.dims[last] - index[last]).min(length - done);
+            let position: usize = (0..=last).map(|axis| index[axis] * strides[axis]).sum();
+            each(done, self.offsets[operand] + position, run, strides[last]);
+            done += run;
+            index[last] = 0;
+            for axis in (0..last).rev() {
+                index[axis] += 1;
+                if index[axis] < self.dims[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+
+    fn gather(&self, operand: usize, start: usize, source: &[u32], block: &mut [u32]) {
+        self.runs(operand, start, block.len(), |at, position, run, stride| {
+            let target = &mut block[at..at + run];
+            match stride {
+                0 => target.fill(source[position]),
+                1 => target.copy_from_slice(&source[position..position + run]),
+                _ => target.iter_mut().zip(source[position..].iter().step_by(stride)).for_each(|(t, s)| *t = *s),
+            }
+        });
+    }
+}
+
+/// The values of one block, one row of scratch per instruction.
+struct Scratch {
+    rows: Vec<Vec<u32>>,
+}
+
+impl Kernel for Pointwise {
+    fn name(&self) -> &'static str {
+        "pointwise"
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let walk = self.walk();
+        let inputs = args.inputs.clone();
+        let writers: Vec<_> = args.outputs.iter_mut().map(|output| Writer::new(output)).collect();
+        let chunks = walk.count.div_ceil(CHUNK);
+        let scratch = || Scratch { rows: vec![Vec::new(); self.program.instructions().len()] };
+        let chunk = |scratch: &mut Scratch, chunk: usize| {
+            let end = ((chunk + 1) * CHUNK).min(walk.count);
+            for start in (chunk * CHUNK..end).step_by(BLOCK) {
+                self.block(&walk, scratch, &inputs, &writers, start, BLOCK.min(end - start));
+            }
+        };
+        if chunks <= 1 {
+            let mut scratch = scratch();
+            (0..chunks).for_each(|index| chunk(&mut scratch, index));
+        } else {
+            (0..chunks).into_par_iter().for_each_init(scratch, chunk);
+        }
+    }
+
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let walk = self.walk();
+        let mut params: Vec<u32> = vec![walk.count as u32];
+        params.extend(walk.offsets.iter().map(|&offset| offset as u32));
+        params.extend(walk.dims.iter().map(|&dim| dim as u32));
+        for (strides, find) in walk.strides.iter().zip(&walk.finds) {
+            if *find == Find::Strided {
+                params.extend(strides.iter().map(|&stride| stride as u32));
+            }
+        }
+        params.extend(self.scalars.iter().map(|scalar| scalar.to_bits()));
+        let access = Access { rank: walk.dims.len(), operands: walk.finds };
+        let workgroups = gpu.grid(walk.count.div_ceil(256));
+        let shader = Shader::Pointwise(self.program.clone(), access);
+        (walk.count > 0).then_some(Dispatch { shader, params, workgroups })
+    }
+}
+
+impl Pointwise {
+    fn block(
+        &self,
+        walk: &Walk,
+        scratch: &mut Scratch,
+        inputs: &[&[u32]],
+        outputs: &[Writer<'_>],
+        start: usize,
+        length: usize,
+    ) {
+        for (at, instruction) in self.program.instructions().iter().enumerate() {
+            let mut row = std::mem::take(&mut scratch.rows[at]);
+            match instruction {
+                Instruction::Input(input) if walk.finds[*input] == Find::Linear => {}
+                Instruction::Input(input) => {
+                    row.resize(length, 0);
+                    walk.gather(*input, start, inputs[*input], &mut row);
+                }
+                Instruction::Constant(bits) => fill(&mut row, length, *bits),
+                Instruction::Scalar(index) => fill(&mut row, length, self.scalars[*index].to_bits()),
+                Instruction::Apply { function, overload, args } => {
+                    let value = |at: &usize| self.value(walk, scratch, inputs, *at, start, length);
+                    let run = function.overloads[*overload].run;
+                    if let Some(output) = self.direct(walk, at) {
+                        let offset = walk.offsets[self.inputs.len() + output] + start;
+                        // SAFETY: blocks are disjoint ranges of a linear output, and each is run once.
+                        let target = unsafe { outputs[output].range(offset, length) };
+                        run_on(run, args, value, target);
+                    } else {
+                        row.resize(length, 0);
+                        run_on(run, args, value, &mut row);
+                    }
+                }
+            }
+            scratch.rows[at] = row;
+        }
+        for (output, &at) in self.program.outputs().iter().enumerate() {
+            if self.direct(walk, at) != Some(output) {
+                let value = self.value(walk, scratch, inputs, at, start, length);
+                walk.runs(self.inputs.len() + output, start, length, |from, to, run, stride| {
+                    // SAFETY: an output's layout maps distinct elements to distinct positions, and blocks are disjoint.
+                    unsafe { outputs[output].scatter(to, stride, &value[from..from + run]) };
+                });
+            }
+        }
+    }
+
+    /// The output that instruction `at` may write in place of a scratch row: a linear one whose value nothing else uses.
+    fn direct(&self, walk: &Walk, at: usize) -> Option<usize> {
+        let mut outputs = self.program.outputs().iter().enumerate().filter(|&(_, &position)| position == at);
+        let (output, _) = outputs.next()?;
+        let instructions = self.program.instructions();
+        let used = |i: &Instruction| matches!(i, Instruction::Apply { args, .. } if args.contains(&at));
+        let computed = matches!(instructions[at], Instruction::Apply { .. });
+        let single = computed && outputs.next().is_none() && !instructions.iter().any(used);
+        (single && walk.finds[self.inputs.len() + output] == Find::Linear).then_some(output)
+    }
+
+    fn value<'a>(
+        &self,
+        walk: &Walk,
+        scratch: &'a Scratch,
+        inputs: &[&'a [u32]],
+        at: usize,
+        start: usize,
+        length: usize,
+    ) -> &'a [u32] {
+        match &self.program.instructions()[at] {
+            Instruction::Input(input) if walk.finds[*input] == Find::Linear => {
+                let from = walk.offsets[*input] + start;
+                &inputs[*input][from..from + length]
+            }
+            _ => &scratch.rows[at],
+        }
+    }
+}
+
+/// A row of one value; a row of the right length already holds it, because each instruction has its own.
+fn fill(row: &mut Vec<u32>, length: usize, bits: u32) {
+    if row.len() != length {
+        row.clear();
+        row.resize(length, bits);
+    }
+}
+
+fn run_on<'a>(run: fn(&[&[u32]], &mut [u32]), args: &[usize], value: impl Fn(&usize) -> &'a [u32], target: &mut [u32]) {
+    match args {
+        [a] => run(&[value(a)], target),
+        [a, b] => run(&[value(a), value(b)], target),
+        [a, b, c] => run(&[value(a), value(b), value(c)], target),
+        more => run(&more.iter().map(value).collect::<Vec<_>>(), target),
+    }
+}

@@ -1,0 +1,337 @@
+//! A device: an open recording in front of an executor.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::counters::AtomicCounters;
+use crate::passes::{Allocator, Plan};
+use crate::readback::{Pending, Readback};
+use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
+
+/// Commands after which a recording runs without being asked to: bounds the work that waits on the host.
+const FLUSH_COMMANDS: usize = 4096;
+/// Bytes of waiting host data after which a recording runs.
+const FLUSH_UPLOAD_BYTES: usize = 64 << 20;
+/// The buffer of the data status; it is never dropped.
+const STATUS: BufferId = BufferId(0);
+
+/// What runs the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// The native CPU engine.
+    Cpu,
+    /// A GPU, or a software driver of one, through wgpu.
+    Gpu,
+    /// Nothing: work is planned and dropped. For tests of recordings.
+    Null,
+}
+
+/// What a device says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// What runs the work.
+    pub kind: DeviceKind,
+    /// The processor's or adapter's name.
+    pub name: String,
+    /// What it is driven by: SIMD level and threads, or the GPU's API and driver.
+    pub driver: String,
+    /// A GPU driver that runs on the CPU.
+    pub software: bool,
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            DeviceKind::Cpu => "cpu",
+            DeviceKind::Gpu => "gpu",
+            DeviceKind::Null => "null",
+        };
+        write!(f, "{kind}: {} ({})", self.name, self.driver)
+    }
+}
+
+/// The limits on sizes, each with the name by which an error calls it: of a buffer, and of the part of one that a
+/// kernel can see at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SizeLimits {
+    pub(crate) buffer: (&'static str, usize),
+    pub(crate) binding: (&'static str, usize),
+}
+
+/// The closed set of executors.
+pub(crate) enum Executor {
+    Cpu(cpu::CpuExecutor),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<crate::gpu::GpuExecutor>),
+    Null(null::NullExecutor),
+}
+
+impl Executor {
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
+    fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
+        match self {
+            Self::Cpu(executor) => executor.run(plan),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.run(plan, counters),
+            Self::Null(executor) => executor.run(plan),
+        }
+    }
+
+    fn create(&mut self, plan: &Plan) -> Result<()> {
+        match self {
+            Self::Cpu(executor) => executor.create(&plan.create),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.create(&plan.create),
+            Self::Null(_) => Ok(()),
+        }
+    }
+
+    fn destroy(&mut self, memory: &[crate::passes::MemoryId]) {
+        match self {
+            Self::Cpu(executor) => executor.destroy(memory),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.destroy(memory),
+            Self::Null(_) => {}
+        }
+    }
+
+    fn read(&mut self, places: &[crate::passes::Place]) -> Result<Pending> {
+        match self {
+            Self::Cpu(executor) => Ok(Pending::Ready(executor.read(places))),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.read(places).map(Pending::Gpu),
+            Self::Null(executor) => Ok(Pending::Ready(executor.read(places))),
+        }
+    }
+}
+
+/// A handle on a device; clones are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Shared>);
+
+struct Shared {
+    info: DeviceInfo,
+    limits: SizeLimits,
+    next_buffer: AtomicU64,
+    counters: AtomicCounters,
+    recorder: Mutex<Recorder>,
+    // Apart from the recorder, so that dropping a handle never waits for a running recording.
+    dropped: Mutex<Vec<BufferId>>,
+    engine: Mutex<Engine>,
+}
+
+#[derive(Default)]
+struct Recorder {
+    recording: Recording,
+    sizes: HashMap<BufferId, usize>,
+}
+
+struct Engine {
+    allocator: Allocator,
+    executor: Executor,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Device {
+    pub(crate) fn from_executor(executor: Executor, info: DeviceInfo, limits: SizeLimits) -> Self {
+        let device = Self(Arc::new(Shared {
+            info,
+            limits,
+            next_buffer: AtomicU64::new(STATUS.0 + 1),
+            counters: AtomicCounters::default(),
+            recorder: Mutex::default(),
+            dropped: Mutex::default(),
+            engine: Mutex::new(Engine { allocator: Allocator::default(), executor }),
+        }));
+        let mut recorder = lock(&device.0.recorder);
+        recorder.sizes.insert(STATUS, device.status().bytes);
+        recorder.recording.push(Command {
+            op: "status",
+            work: Work::Upload(Arc::from(vec![0u8; status::WORDS * 4])),
+            inputs: vec![],
+            outputs: vec![device.status()],
+        });
+        drop(recorder);
+        device
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.info
+    }
+
+    /// Whether two handles are the same device.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What it did so far.
+    pub fn counters(&self) -> Counters {
+        self.0.counters.snapshot()
+    }
+
+    /// A new buffer of `bytes` bytes for `op`, which a kernel can bind as a whole. Its memory is assigned when a
+    /// recording writes it.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] past the device's limit for one binding.
+    pub fn buffer(&self, op: &'static str, bytes: usize) -> Result<Buffer> {
+        let (limit_name, limit) = self.0.limits.binding;
+        if bytes > limit {
+            return Err(Error::TooLarge { op, bytes, limit_name, limit });
+        }
+        self.windowed_buffer(op, bytes)
+    }
+
+    /// A new buffer that kernels bind in windows of at most [`Device::window_bytes`].
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] past the device's limit for one buffer.
+    pub fn windowed_buffer(&self, op: &'static str, bytes: usize) -> Result<Buffer> {
+        let (limit_name, limit) = self.0.limits.buffer;
+        if bytes > limit {
+            return Err(Error::TooLarge { op, bytes, limit_name, limit });
+        }
+        let id = BufferId(self.0.next_buffer.fetch_add(1, Ordering::Relaxed));
+        lock(&self.0.recorder).sizes.insert(id, bytes);
+        Ok(Buffer::new(self.clone(), id, bytes))
+    }
+
+    /// The largest part of a buffer that a kernel can bind, in bytes, a multiple of [`crate::ALIGNMENT`].
+    pub fn window_bytes(&self) -> usize {
+        self.0.limits.binding.1 / crate::ALIGNMENT * crate::ALIGNMENT
+    }
+
+    /// Where kernels report data outside its range, see [`status`].
+    pub fn status(&self) -> Slice {
+        Slice { buffer: STATUS, offset: 0, bytes: status::WORDS * 4 }
+    }
+
+    /// Appends a command to the open recording, which runs where it has grown too long.
+    pub fn record(&self, command: Command) -> Result<()> {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.recording.push(command);
+        let commands = recorder.recording.commands().len();
+        let full = commands >= FLUSH_COMMANDS || recorder.recording.upload_bytes() >= FLUSH_UPLOAD_BYTES;
+        drop(recorder);
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    /// Runs the open recording. On a GPU it is submitted and runs on by itself.
+    pub fn flush(&self) -> Result<()> {
+        self.flush_engine(&mut lock(&self.0.engine))
+    }
+
+    fn flush_engine(&self, engine: &mut Engine) -> Result<()> {
+        let (commands, sizes, dead) = self.take_recording();
+        if commands.is_empty() {
+            engine.allocator.release(dead);
+            return Ok(());
+        }
+        let counters = &self.0.counters;
+        let plan = engine.allocator.plan(commands, &sizes, &dead)?;
+        AtomicCounters::add(&counters.flushes, 1);
+        AtomicCounters::add(&counters.commands, plan.commands.len());
+        AtomicCounters::add(&counters.dropped, plan.dropped);
+        for command in &plan.commands {
+            if let Work::Upload(data) = &command.work {
+                AtomicCounters::add(&counters.upload_bytes, data.len());
+            }
+        }
+        if let Err(error) = engine.executor.create(&plan) {
+            self.undo(engine, &plan);
+            return Err(error);
+        }
+        counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
+        engine.executor.run(&plan, counters)
+    }
+
+    /// After memory ran out: the recording is lost, its results are unwritten, what can be freed is freed.
+    fn undo(&self, engine: &mut Engine, plan: &Plan) {
+        let created: HashSet<_> = plan.create.iter().map(|(memory, _)| *memory).collect();
+        engine.allocator.forget(&created);
+        let trimmed = engine.allocator.trim();
+        engine.executor.destroy(&trimmed);
+        engine.executor.destroy(&created.into_iter().collect::<Vec<_>>());
+    }
+
+    fn take_recording(&self) -> (Vec<Command>, HashMap<BufferId, usize>, HashSet<BufferId>) {
+        let mut recorder = lock(&self.0.recorder);
+        let dead: HashSet<_> = std::mem::take(&mut *lock(&self.0.dropped)).into_iter().collect();
+        let commands = std::mem::take(&mut recorder.recording).into_commands();
+        let touched = commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
+        let sizes = touched.filter_map(|s| Some((s.buffer, *recorder.sizes.get(&s.buffer)?))).collect();
+        dead.iter().for_each(|id| drop(recorder.sizes.remove(id)));
+        (commands, sizes, dead)
+    }
+
+    /// Runs the open recording and begins to read `slices` back. The host does not wait.
+    ///
+    /// # Errors
+    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed.
+    pub fn read(&self, slices: &[Slice]) -> Result<Readback> {
+        let mut engine = lock(&self.0.engine);
+        self.flush_engine(&mut engine)?;
+        let with_status = slices.iter().copied().chain([self.status()]);
+        let places = with_status
+            .map(|slice| engine.allocator.place(slice).ok_or(Error::Unwritten { op: "read" }))
+            .collect::<Result<Vec<_>>>()?;
+        let pending = engine.executor.read(&places)?;
+        AtomicCounters::add(&self.0.counters.reads, 1);
+        Ok(Readback::new(self.clone(), pending))
+    }
+
+    /// Gives pooled memory that no tensor uses back to the system.
+    pub fn trim(&self) -> Result<()> {
+        let mut engine = lock(&self.0.engine);
+        self.flush_engine(&mut engine)?;
+        let trimmed = engine.allocator.trim();
+        engine.executor.destroy(&trimmed);
+        self.0.counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn count_blocking_read(&self) {
+        AtomicCounters::add(&self.0.counters.blocking_reads, 1);
+    }
+
+    pub(crate) fn count_paced_read(&self) {
+        AtomicCounters::add(&self.0.counters.paced_reads, 1);
+    }
+
+    /// Forgets a data error that was told to the caller, so that later results are not blamed for it.
+    pub(crate) fn clear_status(&self) -> Result<()> {
+        let zero = Work::Upload(Arc::from(vec![0u8; status::WORDS * 4]));
+        self.record(Command { op: "status", work: zero, inputs: vec![], outputs: vec![self.status()] })
+    }
+
+    /// Called when the last handle on a buffer is gone.
+    pub(crate) fn forget(&self, buffer: BufferId) {
+        lock(&self.0.dropped).push(buffer);
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.0.info)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.info.fmt(f)
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(other)
+    }
+}

@@ -1,0 +1,5 @@
+//! Pure functions over a recording, run at each flush before an executor sees it.
+
+mod plan;
+
+pub use plan::{Allocator, MemoryId, Place, Plan, PlannedCommand, size_class};

@@ -1,0 +1,271 @@
+//! `plan`: drops commands that nobody needs and assigns memory to buffers.
+//!
+//! A buffer without a handle is a temporary: its memory serves the next buffer of its size class as soon as the last
+//! command that touches it has run. Memory is shared as a whole, never in parts, because a GPU tracks usage per buffer.
+//! The smallest free id is taken first, so the same commands over the same pool get the same memory, which keeps
+//! bind groups cached.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::{BufferId, Command, Error, Result, Slice, Work};
+
+/// Names a piece of an executor's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemoryId(pub usize);
+
+/// A part of a piece of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The memory.
+    pub memory: MemoryId,
+    /// First byte.
+    pub offset: usize,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+/// A command whose slices are places.
+#[derive(Clone, Debug)]
+pub struct PlannedCommand {
+    /// The op that recorded it.
+    pub op: &'static str,
+    /// What to do.
+    pub work: Work,
+    /// What it reads.
+    pub inputs: Vec<Place>,
+    /// What it writes.
+    pub outputs: Vec<Place>,
+}
+
+/// What an executor is to do for one recording.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Memory to create first, with its size in bytes.
+    pub create: Vec<(MemoryId, usize)>,
+    /// The commands, in order.
+    pub commands: Vec<PlannedCommand>,
+    /// How many commands were dropped because nothing needs what they write.
+    pub dropped: usize,
+}
+
+/// The size of the memory that serves a buffer of `bytes`: four classes per doubling, so at most a quarter is waste.
+pub fn size_class(bytes: usize) -> usize {
+    let bytes = bytes.max(crate::ALIGNMENT);
+    let step = (bytes.next_power_of_two() / 8).max(crate::ALIGNMENT);
+    bytes.div_ceil(step) * step
+}
+
+/// Which buffer has which memory; shared by all executors, pure bookkeeping.
+#[derive(Debug, Default)]
+pub struct Allocator {
+    resident: HashMap<BufferId, MemoryId>,
+    sizes: Vec<usize>, // by MemoryId; 0 where the memory was given back
+    free: BTreeMap<usize, BTreeSet<MemoryId>>,
+}
+
+impl Allocator {
+    /// Where a buffer lies, if it was ever written.
+    pub fn place(&self, slice: Slice) -> Option<Place> {
+        let memory = *self.resident.get(&slice.buffer)?;
+        Some(Place { memory, offset: slice.offset, bytes: slice.bytes })
+    }
+
+    /// Bytes of all memory, in use or free.
+    pub fn total_bytes(&self) -> usize {
+        self.sizes.iter().sum()
+    }
+
+    /// Takes the memory of buffers without handles back into the pool.
+    pub fn release(&mut self, buffers: impl IntoIterator<Item = BufferId>) {
+        for buffer in buffers {
+            if let Some(memory) = self.resident.remove(&buffer) {
+                self.free.entry(self.sizes[memory.0]).or_default().insert(memory);
+            }
+        }
+    }
+
+    /// Forgets all free memory; the executor destroys what is returned.
+    pub fn trim(&mut self) -> Vec<MemoryId> {
+        let freed: Vec<_> = std::mem::take(&mut self.free).into_values().flatten().collect();
+        freed.iter().for_each(|memory| self.sizes[memory.0] = 0);
+        freed
+    }
+
+    /// Forgets memory that could not be created, and the buffers that were to lie in it.
+    pub fn forget(&mut self, memory: &HashSet<MemoryId>) {
+        self.resident.retain(|_, at| !memory.contains(at));
+        self.free.values_mut().for_each(|free| free.retain(|at| !memory.contains(at)));
+        memory.iter().for_each(|at| self.sizes[at.0] = 0);
+    }
+
+    /// Plans `commands`. `sizes` tells the size of each buffer they touch, `dead` names the buffers without handles:
+    /// theirs is the memory that is shared.
+    ///
+    /// # Errors
+    /// [`Error::Unwritten`] where a command reads what nothing wrote.
+    pub fn plan(
+        &mut self,
+        commands: Vec<Command>,
+        sizes: &HashMap<BufferId, usize>,
+        dead: &HashSet<BufferId>,
+    ) -> Result<Plan> {
+        let mut plan = Plan::default();
+        let commands = drop_unneeded(commands, dead, &mut plan.dropped);
+        self.check_written(&commands)?;
+        let mut last_use: HashMap<BufferId, usize> = HashMap::new();
+        for (index, command) in commands.iter().enumerate() {
+            for slice in command.inputs.iter().chain(&command.outputs) {
+                last_use.insert(slice.buffer, index);
+            }
+        }
+        for (index, command) in commands.into_iter().enumerate() {
+            let inputs: Vec<_> = command.inputs.iter().filter_map(|&slice| self.place(slice)).collect();
+            let outputs = command.outputs.iter().map(|&slice| self.assign(slice, sizes, &mut plan.create)).collect();
+            let touched = command.inputs.iter().chain(&command.outputs).map(|slice| slice.buffer);
+            self.release(touched.filter(|id| dead.contains(id) && last_use[id] == index).collect::<Vec<_>>());
+            plan.commands.push(PlannedCommand { op: command.op, work: command.work, inputs, outputs });
+        }
+        self.release(dead.iter().copied());
+        Ok(plan)
+    }
+
+    fn check_written(&self, commands: &[Command]) -> Result<()> {
+        let mut written = HashSet::new();
+        for command in commands {
+            let known = |slice: &Slice| written.contains(&slice.buffer) || self.resident.contains_key(&slice.buffer);
+            if !command.inputs.iter().all(known) {
+                return Err(Error::Unwritten { op: command.op });
+            }
+            written.extend(command.outputs.iter().map(|slice| slice.buffer));
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, slice: Slice, sizes: &HashMap<BufferId, usize>, create: &mut Vec<(MemoryId, usize)>) -> Place {
+        let memory = match self.resident.get(&slice.buffer) {
+            Some(&memory) => memory,
+            None => {
+                let class = size_class(sizes.get(&slice.buffer).copied().unwrap_or(slice.offset + slice.bytes));
+                let free = self.free.get_mut(&class).and_then(BTreeSet::pop_first);
+                let memory = free.unwrap_or_else(|| {
+                    self.sizes.push(class);
+                    let memory = MemoryId(self.sizes.len() - 1);
+                    create.push((memory, class));
+                    memory
+                });
+                self.resident.insert(slice.buffer, memory);
+                memory
+            }
+        };
+        Place { memory, offset: slice.offset, bytes: slice.bytes }
+    }
+}
+
+/// Drops every command whose outputs are all dead and never read after it.
+fn drop_unneeded(commands: Vec<Command>, dead: &HashSet<BufferId>, dropped: &mut usize) -> Vec<Command> {
+    let mut read_later: HashSet<BufferId> = HashSet::new();
+    let mut keep = vec![true; commands.len()];
+    for (index, command) in commands.iter().enumerate().rev() {
+        keep[index] = command.outputs.iter().any(|o| !dead.contains(&o.buffer) || read_later.contains(&o.buffer));
+        if keep[index] {
+            read_later.extend(command.inputs.iter().map(|slice| slice.buffer));
+        }
+    }
+    *dropped = keep.iter().filter(|&&kept| !kept).count();
+    commands.into_iter().zip(keep).filter_map(|(command, kept)| kept.then_some(command)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(id: u64, bytes: usize) -> Slice {
+        Slice { buffer: BufferId(id), offset: 0, bytes }
+    }
+
+    fn command(inputs: &[u64], output: u64, bytes: usize) -> Command {
+        let inputs = inputs.iter().map(|&id| slice(id, bytes)).collect();
+        Command { op: "test", work: Work::Copy, inputs, outputs: vec![slice(output, bytes)] }
+    }
+
+    fn plan(allocator: &mut Allocator, commands: Vec<Command>, dead: &[u64]) -> Result<Plan> {
+        let mut sizes = HashMap::new();
+        for s in commands.iter().flat_map(|c| c.inputs.iter().chain(&c.outputs)) {
+            sizes.insert(s.buffer, s.bytes);
+        }
+        allocator.plan(commands, &sizes, &dead.iter().map(|&id| BufferId(id)).collect())
+    }
+
+    #[test]
+    fn a_chain_of_temporaries_needs_two_buffers() {
+        let mut allocator = Allocator::default();
+        let mut commands = vec![command(&[], 1, 1000)];
+        commands.extend((1..10).map(|i| command(&[i], i + 1, 1000)));
+        let result = plan(&mut allocator, commands, &[1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        assert_eq!(result.create.len(), 2);
+        for planned in &result.commands {
+            assert!(planned.inputs.iter().all(|input| input.memory != planned.outputs[0].memory));
+        }
+        // The survivor keeps its memory; the other one serves the next recording.
+        let again = plan(&mut allocator, vec![command(&[10], 11, 1000)], &[]).unwrap();
+        assert!(again.create.is_empty());
+    }
+
+    #[test]
+    fn what_nobody_needs_is_not_run() {
+        let mut allocator = Allocator::default();
+        let commands = vec![command(&[], 1, 4), command(&[1], 2, 4), command(&[1], 3, 4), command(&[3], 4, 4)];
+        let result = plan(&mut allocator, commands, &[1, 3, 4]).unwrap();
+        assert_eq!((result.commands.len(), result.dropped), (2, 2));
+    }
+
+    #[test]
+    fn the_same_recording_gets_the_same_memory() {
+        let mut allocator = Allocator::default();
+        let step = |base: u64| -> Vec<Command> {
+            vec![
+                command(&[], base + 1, 512),
+                command(&[base + 1], base + 2, 4096),
+                command(&[base + 1, base + 2], base + 3, 512),
+                command(&[base + 3, base + 2], base + 4, 4096),
+            ]
+        };
+        let mut places = Vec::new();
+        for round in 1..4 {
+            let base = round * 10;
+            let result = plan(&mut allocator, step(base), &[base + 1, base + 2, base + 3]).unwrap();
+            places.push(result.commands.iter().map(|c| c.outputs[0].memory).collect::<Vec<_>>());
+            assert_eq!(result.create.is_empty(), round > 1);
+            allocator.release([BufferId(base + 4)]);
+        }
+        assert_eq!(places[1], places[2]);
+    }
+
+    #[test]
+    fn reading_the_unwritten_is_an_error_and_plans_nothing() {
+        let mut allocator = Allocator::default();
+        let result = plan(&mut allocator, vec![command(&[7], 8, 4)], &[]);
+        assert!(matches!(result, Err(Error::Unwritten { op: "test" })));
+        assert_eq!(allocator.total_bytes(), 0);
+    }
+
+    #[test]
+    fn size_classes_waste_at_most_a_quarter() {
+        for bytes in (1..100_000).step_by(37) {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class.is_multiple_of(256), "{bytes} -> {class}");
+            assert!(bytes < 2048 || class * 4 <= bytes * 5, "{bytes} -> {class}");
+            assert_eq!(size_class(class), class);
+        }
+    }
+
+    #[test]
+    fn trimming_forgets_only_what_is_free() {
+        let mut allocator = Allocator::default();
+        plan(&mut allocator, vec![command(&[], 1, 300), command(&[], 2, 300)], &[]).unwrap();
+        allocator.release([BufferId(1)]);
+        assert_eq!(allocator.trim(), [MemoryId(0)]);
+        assert_eq!(allocator.total_bytes(), 512);
+        assert!(allocator.place(slice(2, 300)).is_some() && allocator.place(slice(1, 300)).is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Reading results back: asynchronous underneath, blocking as a wrapper.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::{Device, Error, Result, status};
+
+/// Bytes of the slices asked for, one vector each.
+pub(crate) type Parts = Vec<Vec<u8>>;
+
+pub(crate) enum Pending {
+    Ready(Parts),
+    #[cfg(feature = "gpu")]
+    Gpu(crate::gpu::PendingRead),
+}
+
+/// A read-back under way. Poll it with [`Readback::try_take`], await it, or block with [`Readback::wait`].
+#[must_use = "a read-back that is dropped is never seen"]
+pub struct Readback {
+    device: Device,
+    pending: Option<Pending>,
+}
+
+impl Readback {
+    pub(crate) fn new(device: Device, pending: Pending) -> Self {
+        Self { device, pending: Some(pending) }
+    }
+
+    /// The bytes of each slice, if they have arrived. After they were taken it answers `None` for ever.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] where an op met data outside its range since the last read-back, [`Error::DeviceLost`].
+    pub fn try_take(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
+        match self.pending.take() {
+            None => Ok(None),
+            Some(Pending::Ready(parts)) => self.checked(parts).map(Some),
+            #[cfg(feature = "gpu")]
+            Some(Pending::Gpu(mut read)) => match read.try_take()? {
+                Some(parts) => self.checked(parts).map(Some),
+                None => {
+                    self.pending = Some(Pending::Gpu(read));
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    /// Waits for the bytes of each slice.
+    ///
+    /// # Errors
+    /// As [`Readback::try_take`].
+    pub fn wait(self) -> Result<Vec<Vec<u8>>> {
+        self.device.count_blocking_read();
+        self.arrive()
+    }
+
+    /// As [`Readback::wait`], for a host that has run ahead of the device and lets it catch up: counted apart.
+    ///
+    /// # Errors
+    /// As [`Readback::try_take`].
+    pub fn pace(mut self) -> Result<Vec<Vec<u8>>> {
+        if let Some(parts) = self.try_take()? {
+            return Ok(parts);
+        }
+        self.device.count_paced_read();
+        self.arrive()
+    }
+
+    fn arrive(mut self) -> Result<Vec<Vec<u8>>> {
+        match self.pending.take() {
+            None => Ok(vec![]),
+            Some(Pending::Ready(parts)) => self.checked(parts),
+            #[cfg(feature = "gpu")]
+            Some(Pending::Gpu(read)) => {
+                let parts = read.wait()?;
+                self.checked(parts)
+            }
+        }
+    }
+
+    /// Splits off the status and turns it into an error.
+    fn checked(&self, mut parts: Parts) -> Result<Parts> {
+        let words: Vec<u32> =
+            parts.pop().map(|bytes| bytemuck::allocation::pod_collect_to_vec(&bytes)).unwrap_or_default();
+        match status::error(&words) {
+            None => Ok(parts),
+            Some(error @ Error::OutOfRange { .. }) => {
+                self.device.clear_status()?;
+                Err(error)
+            }
+            Some(error) => Err(error),
+        }
+    }
+}
+
+impl Future for Readback {
+    type Output = Result<Vec<Vec<u8>>>;
+
+    /// Pending until the bytes are there; asks to be polled again at once, because no driver thread would wake it.
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.try_take() {
+            Ok(Some(parts)) => Poll::Ready(Ok(parts)),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(None) => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}

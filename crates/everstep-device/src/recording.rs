@@ -1,0 +1,154 @@
+//! Work as data: an op appends commands to its device's open recording; passes rewrite it; an executor runs it.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::expr::Program;
+use crate::{BufferId, Slice};
+
+/// One unit of work: what to do, what it reads, what it writes.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// The op that recorded it, for messages.
+    pub op: &'static str,
+    /// What to do.
+    pub work: Work,
+    /// What it reads. Commands do not keep buffers alive.
+    pub inputs: Vec<Slice>,
+    /// What it writes. A kernel that updates in place names the slice here alone.
+    pub outputs: Vec<Slice>,
+}
+
+/// What a command does.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Runs a kernel.
+    Kernel(Arc<dyn Kernel>),
+    /// Writes host bytes into the output.
+    Upload(Arc<[u8]>),
+    /// Copies the input, byte for byte, into the output of the same size.
+    Copy,
+}
+
+impl Command {
+    /// Whether it reads or writes `buffer`.
+    pub fn touches(&self, buffer: BufferId) -> bool {
+        self.inputs.iter().chain(&self.outputs).any(|slice| slice.buffer == buffer)
+    }
+}
+
+/// A kernel with its parameters: the CPU twin and the shader of one operation.
+///
+/// The inputs and outputs of its command are the shader's storage bindings 0, 1, .. of group 0, inputs first; its
+/// parameters are the uniform of group 1.
+pub trait Kernel: Any + Debug + Send + Sync {
+    /// The name its shader, its CPU twin and its op share.
+    fn name(&self) -> &'static str;
+
+    /// Runs it on the CPU.
+    fn run(&self, args: &mut Args<'_>);
+
+    /// How to run it on a GPU; `None` where there is nothing to do (an empty output).
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch>;
+}
+
+/// What a kernel sees of memory on the CPU: 32-bit words of each input and each output of its command.
+#[derive(Debug)]
+pub struct Args<'a> {
+    /// The inputs.
+    pub inputs: Vec<&'a [u32]>,
+    /// The outputs, disjoint from each other and from the inputs. Their contents are whatever was there before.
+    pub outputs: Vec<&'a mut [u32]>,
+}
+
+impl<'a> Args<'a> {
+    /// Input `index` as elements of `T`.
+    pub fn input<T: bytemuck::Pod>(&self, index: usize) -> &'a [T] {
+        bytemuck::cast_slice(self.inputs[index])
+    }
+
+    /// Output `index` as elements of `T`.
+    pub fn output<T: bytemuck::Pod>(&mut self, index: usize) -> &mut [T] {
+        bytemuck::cast_slice_mut(self.outputs[index])
+    }
+}
+
+/// What a kernel may want to know of a GPU to choose its variant and grid.
+#[derive(Clone, Debug)]
+pub struct GpuTraits {
+    /// A software driver: workgroup memory is slow, lanes belong along the columns.
+    pub software: bool,
+    /// The largest grid dimension.
+    pub max_workgroups: u32,
+}
+
+impl GpuTraits {
+    /// A grid of at least `workgroups` workgroups, folded into two dimensions where one is too long. Kernels see the
+    /// workgroup's number as `id.x + id.y * count.x` and ignore those past the end.
+    pub fn grid(&self, workgroups: usize) -> [u32; 3] {
+        let limit = self.max_workgroups as usize;
+        let rows = workgroups.div_ceil(limit).max(1);
+        [workgroups.div_ceil(rows) as u32, rows as u32, 1]
+    }
+}
+
+/// One run of a shader.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// Which shader.
+    pub shader: Shader,
+    /// The uniform's words; empty where the shader has none.
+    pub params: Vec<u32>,
+    /// Workgroups in x, y and z.
+    pub workgroups: [u32; 3],
+}
+
+/// Names a shader; equal names are one pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Shader {
+    /// A file of `shaders/`, specialised by the values of its `override` constants.
+    File {
+        /// The file's name without `.wgsl`.
+        name: &'static str,
+        /// Values of `override` constants.
+        constants: Vec<(&'static str, u32)>,
+    },
+    /// A pointwise shader generated from a program over operands of these kinds.
+    Pointwise(Arc<Program>, crate::expr::Access),
+    /// WGSL given by a program that uses Everstep.
+    Custom(Cow<'static, str>),
+}
+
+/// The commands recorded since the last flush.
+#[derive(Debug, Default)]
+pub struct Recording {
+    commands: Vec<Command>,
+    upload_bytes: usize,
+}
+
+impl Recording {
+    /// Appends a command.
+    pub fn push(&mut self, command: Command) {
+        if let Work::Upload(data) = &command.work {
+            self.upload_bytes += data.len();
+        }
+        self.commands.push(command);
+    }
+
+    /// The commands, oldest first.
+    pub fn commands(&self) -> &[Command] {
+        &self.commands
+    }
+
+    /// Bytes of host data held by uploads.
+    pub fn upload_bytes(&self) -> usize {
+        self.upload_bytes
+    }
+
+    /// The commands, oldest first.
+    pub fn into_commands(self) -> Vec<Command> {
+        self.commands
+    }
+}

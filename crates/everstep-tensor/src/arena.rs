@@ -1,0 +1,163 @@
+//! The arena: everything that training changes, each kind in one contiguous buffer.
+//!
+//! Values and gradients of all parameters lie in slots of the same offsets in two buffers, and so does each of an
+//! optimizer's states. So a gradient norm is one reduction, an update one dispatch, a snapshot one copy per buffer.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use everstep_device::{ALIGNMENT, Buffer, DType, Device, Layout, Region, Shape};
+
+use crate::{Error, Parameter, Result, Tensor};
+
+/// Parameters in contiguous buffers, group after group. While it lives, it owns them.
+pub struct Arena {
+    device: Device,
+    parameters: Vec<Parameter>,
+    groups: Vec<Range<usize>>,
+    elements: usize,
+    values: Buffer,
+    gradients: Buffer,
+    // Parameters hold this weakly, to know whether their arena still lives.
+    _owner: Arc<()>,
+}
+
+/// Elements between the starts that slots may have.
+const STEP: usize = ALIGNMENT / 4;
+
+impl Arena {
+    /// Moves the parameters of each group into a new arena. A parameter that is named twice (tied weights) has one slot,
+    /// in the first group that names it.
+    ///
+    /// # Errors
+    /// [`Error::NoParameters`], [`Error::ParameterInUse`], [`Error::Devices`], [`Error::DTypes`] where one is not f32,
+    /// [`everstep_device::Error::TooLarge`].
+    pub fn new(groups: &[Vec<Parameter>]) -> Result<Self> {
+        let first = groups.iter().flatten().next().ok_or(Error::NoParameters)?;
+        let device = first.device();
+        let mut parameters: Vec<Parameter> = Vec::new();
+        let mut starts = Vec::new();
+        let mut ranges = Vec::new();
+        let mut elements = 0;
+        for group in groups {
+            let begin = elements;
+            for parameter in group {
+                if parameters.iter().any(|known| known.is(parameter)) {
+                    continue;
+                }
+                check(parameter, &device)?;
+                parameters.push(parameter.clone());
+                starts.push(elements);
+                elements += parameter.shape().count().next_multiple_of(STEP);
+            }
+            ranges.push(begin..elements);
+        }
+        // An arena of empty parameters still has buffers.
+        let elements = elements.max(STEP);
+        let values = device.windowed_buffer("arena", elements * 4)?;
+        let gradients = device.windowed_buffer("arena", elements * 4)?;
+        let owner = Arc::new(());
+        let arena = Self { device, parameters, groups: ranges, elements, values, gradients, _owner: owner.clone() };
+        arena.zero(&arena.values)?;
+        arena.zero(&arena.gradients)?;
+        for (parameter, start) in arena.parameters.iter().zip(starts) {
+            let value = arena.slot(&arena.values, start, parameter.shape())?;
+            parameter.rehome(value, arena.slot(&arena.gradients, start, parameter.shape())?, &owner)?;
+        }
+        Ok(arena)
+    }
+
+    fn slot(&self, buffer: &Buffer, start: usize, shape: &Shape) -> Result<Tensor> {
+        let region = self.part(buffer, start, shape.count())?;
+        Ok(Tensor::over(region, Layout::contiguous(*shape), DType::F32))
+    }
+
+    fn part(&self, buffer: &Buffer, start: usize, count: usize) -> Result<Region> {
+        let outside = Error::Shape { op: "arena", shape: Shape::scalar(), rule: "a slot inside the arena" };
+        buffer.part(start * 4, count * 4).ok_or(outside)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The parameters, in the order of their slots.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The range of elements of each group.
+    pub fn groups(&self) -> &[Range<usize>] {
+        &self.groups
+    }
+
+    /// Elements of each buffer, padding included.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// The parameters' values.
+    pub fn values(&self) -> &Buffer {
+        &self.values
+    }
+
+    /// The parameters' gradients.
+    pub fn gradients(&self) -> &Buffer {
+        &self.gradients
+    }
+
+    /// A new buffer of the arena's size, zeroed: an optimizer's state.
+    ///
+    /// # Errors
+    /// [`everstep_device::Error::TooLarge`].
+    pub fn state(&self) -> Result<Buffer> {
+        let buffer = self.device.windowed_buffer("arena", self.elements * 4)?;
+        self.zero(&buffer)?;
+        Ok(buffer)
+    }
+
+    /// `range` in pieces that a kernel can bind: (first element, count).
+    pub fn windows(&self, range: Range<usize>) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let most = (self.device.window_bytes() / 4 / STEP * STEP).max(STEP);
+        let end = range.end;
+        range.step_by(most).map(move |start| (start, most.min(end - start)))
+    }
+
+    /// The part of one of the arena's buffers from element `start`, a multiple of 64, `count` elements long.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where it leaves the buffer.
+    pub fn window(&self, buffer: &Buffer, start: usize, count: usize) -> Result<Region> {
+        self.part(buffer, start, count)
+    }
+
+    fn zero(&self, buffer: &Buffer) -> Result<()> {
+        for (start, count) in self.windows(0..self.elements) {
+            let layout = Layout::contiguous(Shape::new(&[count])?);
+            Tensor::over(self.part(buffer, start, count)?, layout, DType::F32).fill(0.0)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the collection of gradients for a step: slots that none reached are zeroed.
+    pub fn finish_gradients(&self) -> Result<()> {
+        self.parameters.iter().try_for_each(Parameter::finish_gradient)
+    }
+
+    /// Marks every parameter as changed: tapes from before are stale.
+    pub fn mark_changed(&self) {
+        self.parameters.iter().for_each(Parameter::changed);
+    }
+}
+
+fn check(parameter: &Parameter, device: &Device) -> Result<()> {
+    let own = parameter.device();
+    if !own.is(device) {
+        return Err(Error::Devices { op: "arena", left: device.to_string(), right: own.to_string() });
+    }
+    if parameter.dtype() != DType::F32 {
+        return Err(Error::DTypes { op: "arena", found: vec![parameter.dtype()] });
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The tape: every op that a gradient can flow through leaves a node; a backward pass walks them in reverse.
+//!
+//! Node numbers grow as ops are applied, so the order of numbers is the order of the list, and the walk names no op.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::op::{Op, Saved};
+use crate::parameter::Leaf;
+use crate::{Error, Result, Tensor};
+
+thread_local! {
+    static RECORDING: Cell<bool> = const { Cell::new(true) };
+}
+
+static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
+
+/// A place on the tape.
+pub(crate) struct Node {
+    id: u64,
+    kind: Kind,
+}
+
+enum Kind {
+    Leaf(Arc<Leaf>),
+    Op(Mutex<Option<Entry>>, &'static str),
+}
+
+/// What an op leaves behind for its gradient.
+#[derive(Clone)]
+struct Entry {
+    op: Arc<dyn Op>,
+    inputs: Vec<Tensor>,
+    // Without nodes: a node that held its own output would never be freed.
+    outputs: Vec<Tensor>,
+}
+
+impl Node {
+    fn new(kind: Kind) -> Arc<Self> {
+        Arc::new(Self { id: NEXT_NODE.fetch_add(1, Ordering::Relaxed), kind })
+    }
+
+    pub(crate) fn leaf(leaf: Arc<Leaf>) -> Arc<Self> {
+        Self::new(Kind::Leaf(leaf))
+    }
+
+    pub(crate) fn as_leaf(&self) -> Option<&Arc<Leaf>> {
+        match &self.kind {
+            Kind::Leaf(leaf) => Some(leaf),
+            Kind::Op(..) => None,
+        }
+    }
+}
+
+impl Drop for Node {
+    /// Frees the history behind this node in a loop: a long one would overflow the stack.
+    fn drop(&mut self) {
+        let mut stack = Vec::new();
+        let take = |node: &mut Node, stack: &mut Vec<Tensor>| {
+            if let Kind::Op(entry, _) = &mut node.kind
+                && let Some(entry) = entry.get_mut().unwrap_or_else(PoisonError::into_inner).take()
+            {
+                stack.extend(entry.inputs);
+            }
+        };
+        take(self, &mut stack);
+        while let Some(tensor) = stack.pop() {
+            if let Some(mut node) = tensor.into_inner().and_then(|inner| inner.into_node()).and_then(Arc::into_inner) {
+                take(&mut node, &mut stack);
+            }
+        }
+    }
+}
+
+/// Puts an op on the tape, where a gradient is wanted: the output with its node.
+pub(crate) fn record(op: Arc<dyn Op>, inputs: &[&Tensor], outputs: Vec<Tensor>) -> Tensor {
+    let output = outputs[0].clone();
+    let wanted = is_recording() && output.dtype().is_float() && inputs.iter().any(|input| input.node().is_some());
+    if !wanted {
+        return output;
+    }
+    let name = op.name();
+    let entry = Entry { op, inputs: inputs.iter().map(|&input| input.clone()).collect(), outputs };
+    output.with_node(Node::new(Kind::Op(Mutex::new(Some(entry)), name)))
+}
+
+/// Whether ops of this thread are put on the tape.
+pub fn is_recording() -> bool {
+    RECORDING.get()
+}
+
+/// Runs `work` without a tape: its tensors have no history, and memory is freed as it goes.
+pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
+    with_recording(false, work)
+}
+
+fn with_recording<T>(recording: bool, work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RECORDING.set(self.0);
+        }
+    }
+    let _restore = Restore(RECORDING.replace(recording));
+    work()
+}
+
+/// How [`gradients`] walks the tape.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GradientOptions {
+    /// Keeps the tape, so that it can be walked again.
+    pub retain: bool,
+    /// Puts the backward pass itself on the tape, for gradients of gradients. Implies `retain`.
+    pub create_graph: bool,
+}
+
+/// The gradient of the scalar `output` with respect to each of `inputs`; `None` where none flows. Parameters'
+/// gradients are left alone.
+///
+/// # Errors
+/// As [`Tensor::backward`].
+///
+/// ```
+/// # use everstep_tensor::{Device, GradientOptions, Tensor, gradients};
+/// let x = Tensor::scalar(3.0f32, &Device::cpu())?.requires_grad()?;
+/// let y = x.mul(&x)?.mul(&x)?; // x^3, 3 x^2, 6 x
+/// let twice = GradientOptions { create_graph: true, ..Default::default() };
+/// let first = gradients(&y, &[&x], twice)?[0].clone().unwrap();
+/// let second = gradients(&first, &[&x], GradientOptions::default())?[0].clone().unwrap();
+/// assert_eq!((first.item::<f32>()?, second.item::<f32>()?), (27.0, 18.0));
+/// # Ok::<(), everstep_tensor::Error>(())
+/// ```
+pub fn gradients(output: &Tensor, inputs: &[&Tensor], options: GradientOptions) -> Result<Vec<Option<Tensor>>> {
+    let wanted: Vec<Option<u64>> = inputs.iter().map(|input| input.node().map(|node| node.id)).collect();
+    let mut found: HashMap<u64, Tensor> = HashMap::new();
+    with_recording(options.create_graph, || {
+        let retain = options.retain || options.create_graph;
+        walk(output, seed(output)?, retain, options.create_graph, |node, gradient| {
+            if wanted.contains(&Some(node.id)) {
+                found.insert(node.id, gradient.clone());
+            }
+            Ok(())
+        })
+    })?;
+    Ok(wanted.into_iter().map(|id| id.and_then(|id| found.get(&id).cloned())).collect())
+}
+
+fn seed(output: &Tensor) -> Result<Tensor> {
+    if output.count() != 1 {
+        return Err(Error::NotScalar { shape: *output.shape() });
+    }
+    Tensor::ones(output.shape(), output.device())
+}
+
+/// The reverse walk: `visit` sees each node's whole gradient once, outputs before inputs.
+fn walk(
+    output: &Tensor,
+    seed: Tensor,
+    retain: bool,
+    with_graph: bool,
+    mut visit: impl FnMut(&Arc<Node>, &Tensor) -> Result<()>,
+) -> Result<()> {
+    let root = output.node().ok_or(Error::NoTape)?;
+    let mut pending = BTreeMap::from([(root.id, (root.clone(), seed))]);
+    while let Some((_, (node, gradient))) = pending.pop_last() {
+        visit(&node, &gradient)?;
+        let Kind::Op(entry, name) = &node.kind else { continue };
+        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = if retain { entry.clone() } else { entry.take() };
+        drop(entry);
+        let Entry { op, inputs, mut outputs } = taken.ok_or(Error::TapeFreed { op: name })?;
+        if !inputs.iter().all(Tensor::is_current) {
+            return Err(Error::StaleParameter { op: op.name() });
+        }
+        if with_graph {
+            outputs[0] = outputs[0].with_node(node.clone());
+        }
+        let parts = op.vjp(&Saved { inputs: &inputs, outputs: &outputs }, &gradient)?;
+        for (input, part) in inputs.iter().zip(parts) {
+            let (Some(node), Some(part)) = (input.node(), part) else { continue };
+            let sum = match pending.remove(&node.id) {
+                Some((_, earlier)) => earlier.add(&part)?,
+                None => part,
+            };
+            pending.insert(node.id, (node.clone(), sum));
+        }
+    }
+    Ok(())
+}
+
+impl Tensor {
+    /// Adds the gradient of this scalar to every parameter that led to it. The tape is freed as it is walked.
+    ///
+    /// # Errors
+    /// [`Error::NotScalar`], [`Error::NoTape`]; [`Error::TapeFreed`] the second time; [`Error::StaleParameter`] where an
+    /// optimizer step came in between; [`Error::NotDifferentiable`].
+    pub fn backward(&self) -> Result<()> {
+        no_grad(|| {
+            walk(self, seed(self)?, false, false, |node, gradient| match node.as_leaf() {
+                Some(leaf) => leaf.accumulate(gradient),
+                None => Ok(()),
+            })
+        })
+    }
+
+    /// The same values without history: no gradient flows past it.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        self.view(*self.layout())
+    }
+
+    /// A tensor of the same values whose gradient [`Tensor::backward`] collects, for [`Tensor::grad`].
+    ///
+    /// # Errors
+    /// [`Error::NotFloat`].
+    pub fn requires_grad(&self) -> Result<Self> {
+        Ok(crate::Parameter::new(&self.detach())?.tensor())
+    }
+
+    /// The gradient collected so far, if this tensor is a parameter's or was made by [`Tensor::requires_grad`].
+    pub fn grad(&self) -> Option<Tensor> {
+        self.node()?.as_leaf()?.gradient()
+    }
+}

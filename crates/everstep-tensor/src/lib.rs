@@ -1,0 +1,23 @@
+//! What a value is: tensors, the ops on them, the autograd tape, counter-based random numbers, and the state arena in
+//! which everything that training changes lies.
+
+mod arena;
+mod autograd;
+mod display;
+mod error;
+mod op;
+pub mod ops;
+mod parameter;
+mod step;
+mod tensor;
+
+pub use arena::Arena;
+pub use autograd::{GradientOptions, gradients, is_recording, no_grad};
+pub use error::{Error, Result};
+pub use everstep_device::control::{Record, Verdict};
+pub use everstep_device::functions::Activation;
+pub use everstep_device::{DType, Device, Element, Generator, Shape};
+pub use op::{Inferred, Op, Saved, apply};
+pub use parameter::{Draw, Parameter, RandomStream};
+pub use step::{StepGate, StepOptions};
+pub use tensor::{Tensor, TensorRead};

@@ -1,0 +1,93 @@
+//! Softmax.
+
+use std::sync::Arc;
+
+use everstep_device::cpu::{Softmax as Kernel, SoftmaxBackward as BackwardKernel, SoftmaxParams};
+use everstep_device::{Command, DType, Work};
+
+use crate::op::{Inferred, Op, Saved, apply};
+use crate::{Error, Result, Tensor};
+
+/// Over the last dimension.
+#[derive(Debug)]
+struct Softmax;
+
+/// dx = y (g - sum g y), from y and g.
+#[derive(Debug)]
+struct SoftmaxBackward;
+
+fn params(tensor: &Tensor) -> SoftmaxParams {
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    SoftmaxParams { rows: (tensor.count() / columns.max(1)) as u32, columns: columns as u32 }
+}
+
+impl Op for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
+        if inputs[0].dtype() != DType::F32 {
+            return Err(Error::DTypes { op: self.name(), found: vec![inputs[0].dtype()] });
+        }
+        Ok(Inferred::one(*inputs[0].shape(), DType::F32))
+    }
+
+    fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+        let input = inputs[0].dense()?;
+        Ok(input.device().record(Command {
+            op: self.name(),
+            work: Work::Kernel(Arc::new(Kernel(params(&input)))),
+            inputs: vec![input.slice_of_buffer()],
+            outputs: vec![outputs[0].slice_of_buffer()],
+        })?)
+    }
+
+    fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply(SoftmaxBackward, &[&saved.outputs[0], gradient])?)])
+    }
+}
+
+impl Op for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax_backward"
+    }
+
+    fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
+        Ok(Inferred::one(*inputs[0].shape(), DType::F32))
+    }
+
+    fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (y, gradient) = (inputs[0].dense()?, inputs[1].dense()?);
+        Ok(y.device().record(Command {
+            op: self.name(),
+            work: Work::Kernel(Arc::new(BackwardKernel(params(&y)))),
+            inputs: vec![y.slice_of_buffer(), gradient.slice_of_buffer()],
+            outputs: vec![outputs[0].slice_of_buffer()],
+        })?)
+    }
+
+    /// Of y (g - sum g y) for the incoming h: dy = h (g - s) - g sum(h y), dg = y (h - sum h y), with s = sum g y.
+    fn vjp(&self, saved: &Saved<'_>, h: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (y, g) = (&saved.inputs[0], &saved.inputs[1]);
+        let weighted = |t: &Tensor| t.mul(y)?.sum(&[-1], true);
+        let hy = weighted(h)?;
+        let dy = h.mul(&g.sub(&weighted(g)?)?)?.sub(&g.mul(&hy)?)?;
+        let dg = y.mul(&h.sub(&hy)?)?;
+        Ok(vec![Some(dy), Some(dg)])
+    }
+}
+
+impl Tensor {
+    /// e^x / sum e^x over `axis`, computed without overflow.
+    ///
+    /// # Errors
+    /// [`Error::Axis`], [`Error::DTypes`] where the dtype is not f32.
+    pub fn softmax(&self, axis: isize) -> Result<Tensor> {
+        let axis = self.axis("softmax", axis)? as isize;
+        if axis + 1 == self.rank() as isize {
+            return apply(Softmax, &[self]);
+        }
+        apply(Softmax, &[&self.transpose(axis, -1)?])?.transpose(axis, -1)
+    }
+}

@@ -1,0 +1,3 @@
+//! The table of ops.
+/// All.
+pub const ALL: &[&str] = &[];

@@ -1,0 +1,266 @@
+//! The step as a transaction, the host's side: it records the judgement, and reads the verdicts late and in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use everstep_device::control::{self, Record, Verdict};
+use everstep_device::cpu::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams};
+use everstep_device::{Command, DType, Device, Error as DeviceError, Readback, Shape, Slice, Work};
+
+use crate::{Arena, Error, RandomStream, Result, Tensor};
+
+/// How steps are judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOptions {
+    /// Gradients are scaled so that their norm is at most this; `None` for no clipping.
+    pub max_norm: Option<f32>,
+    /// What a faulty step gets: [`Verdict::Reject`] refuses it alone, [`Verdict::Hold`] it and every later one until
+    /// [`StepGate::release`]. [`Verdict::Commit`] is no answer to a fault and counts as `Reject`.
+    pub on_fault: Verdict,
+    /// How many steps the host may be ahead of the records it has seen, 0 to 16: a record is delivered when the step
+    /// that many later has been recorded, so that what a program does with it depends on no timing.
+    pub in_flight: usize,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        Self { max_norm: None, on_fault: Verdict::Reject, in_flight: 4 }
+    }
+}
+
+impl StepOptions {
+    fn check(&self) -> Result<()> {
+        let argument = |name, value, range| Err(Error::Argument { op: "step", name, value, range });
+        match self.max_norm {
+            Some(norm) if norm.is_nan() || norm <= 0.0 => argument("max_norm", f64::from(norm), "more than 0"),
+            _ if self.in_flight > MAX_IN_FLIGHT => argument("in_flight", self.in_flight as f64, "0 to 16"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Most steps in flight: half the records that the device keeps.
+const MAX_IN_FLIGHT: usize = control::RECORDS / 2;
+
+/// Judges the steps of one arena: owns its control block.
+pub struct StepGate {
+    device: Device,
+    groups: usize,
+    control: Tensor,
+    options: StepOptions,
+    waiting: VecDeque<Readback>,
+    attempts: Arc<AtomicU64>,
+    // Steps committed as far as delivered records tell.
+    committed: u64,
+    // Committed counts that the schedule on the device covers.
+    schedule: std::ops::Range<u64>,
+}
+
+impl StepGate {
+    /// A gate for `groups` parameter groups of an arena on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the options are out of range.
+    pub fn new(device: &Device, groups: usize, options: StepOptions) -> Result<Self> {
+        options.check()?;
+        let words = control::words(groups);
+        let control = Tensor::from_vec(vec![0u32; words], &[words], device)?;
+        Ok(Self {
+            device: device.clone(),
+            groups,
+            control,
+            options,
+            waiting: VecDeque::new(),
+            attempts: Arc::default(),
+            committed: 0,
+            schedule: 0..0,
+        })
+    }
+
+    /// Judges by other options from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where they are out of range.
+    pub fn set_options(&mut self, options: StepOptions) -> Result<()> {
+        options.check()?;
+        self.options = options;
+        Ok(())
+    }
+
+    /// The control block, see [`everstep_device::control`]: an input of every optimizer's kernel.
+    pub fn control_slice(&self) -> Slice {
+        self.control.slice_of_buffer()
+    }
+
+    /// Steps judged so far, refused ones included.
+    pub fn attempts(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Steps committed as far as delivered records tell.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Lets a layer's random numbers count by committed steps: a refused step that runs again draws the same.
+    pub fn adopt(&self, stream: &RandomStream) {
+        stream.adopt(&self.control, control::COMMITTED, &self.attempts);
+    }
+
+    /// Writes `words` into the control block at word `at`.
+    fn write(&self, at: usize, words: &[u32]) -> Result<()> {
+        let slice = self.words(at, words.len());
+        let work = Work::Upload(Arc::from(bytemuck::cast_slice::<u32, u8>(words)));
+        Ok(self.device.record(Command { op: "control", work, inputs: vec![], outputs: vec![slice] })?)
+    }
+
+    fn words(&self, at: usize, count: usize) -> Slice {
+        let whole = self.control.slice_of_buffer();
+        Slice { offset: whole.offset + at * 4, bytes: count * 4, ..whole }
+    }
+
+    /// Makes sure that the device has a schedule row for the next step, whichever steps before it were refused.
+    /// `row(committed, group)` gives the row for the step that follows `committed` committed ones. `changed` says that
+    /// rows already written are void.
+    pub fn supply(&mut self, changed: bool, row: impl Fn(u64, usize) -> [f32; control::ROW_WORDS]) -> Result<()> {
+        let latest = self.committed + self.waiting.len() as u64;
+        if !changed && self.schedule.contains(&latest) {
+            return Ok(());
+        }
+        let start = self.committed;
+        let steps = start..start + control::WINDOW as u64;
+        let rows: Vec<u32> = steps
+            .clone()
+            .flat_map(|step| (0..self.groups).map(move |group| (step, group)))
+            .flat_map(|(step, group)| row(step, group).map(f32::to_bits))
+            .collect();
+        self.write(control::schedule_start(self.groups), &rows)?;
+        self.write(control::START, &[start as u32, control::WINDOW as u32])?;
+        self.schedule = steps;
+        Ok(())
+    }
+
+    /// Whether a tensor can be the loss of a step.
+    ///
+    /// # Errors
+    /// [`Error::NotScalar`], [`Error::DTypes`], [`Error::Devices`].
+    pub fn check(&self, loss: &Tensor) -> Result<()> {
+        if loss.count() != 1 {
+            return Err(Error::NotScalar { shape: *loss.shape() });
+        }
+        if loss.dtype() != DType::F32 {
+            return Err(Error::DTypes { op: "step", found: vec![loss.dtype()] });
+        }
+        if !loss.device().is(&self.device) {
+            let (left, right) = (self.device.to_string(), loss.device().to_string());
+            return Err(Error::Devices { op: "step", left, right });
+        }
+        Ok(())
+    }
+
+    /// Records the judgement of a step: the gradients of `arena` are read once, and the verdict is written where the
+    /// optimizer's kernels, recorded after it, see it.
+    ///
+    /// # Errors
+    /// As [`StepGate::check`].
+    pub fn judge(&mut self, arena: &Arena, loss: &Tensor) -> Result<()> {
+        self.check(loss)?;
+        let blocks = arena.elements().div_ceil(HEALTH_BLOCK);
+        let partials = Tensor::unwritten("health", Shape::new(&[blocks * 4])?, DType::U32, &self.device)?;
+        self.record_health(arena, &partials)?;
+        let on_fault = if self.options.on_fault == Verdict::Hold { Verdict::Hold } else { Verdict::Reject };
+        let gate = Gate(GateParams {
+            blocks: blocks as u32,
+            loss_offset: loss.layout().offset() as u32,
+            groups: self.groups as u32,
+            records: control::records_start(self.groups) as u32,
+            on_fault: on_fault as u32,
+            max_norm: self.options.max_norm.unwrap_or(0.0),
+        });
+        self.device.record(Command {
+            op: "gate",
+            work: Work::Kernel(Arc::new(gate)),
+            inputs: vec![partials.slice_of_buffer(), loss.slice_of_buffer()],
+            outputs: vec![self.control.slice_of_buffer(), self.device.status()],
+        })?;
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One command where a kernel can bind all gradients; else one per window, each into its part of the partials.
+    fn record_health(&self, arena: &Arena, partials: &Tensor) -> Result<()> {
+        // Windows are cut where blocks of partial results begin.
+        let most = (self.device.window_bytes() / 4 / HEALTH_BLOCK * HEALTH_BLOCK).max(HEALTH_BLOCK);
+        let mut parts = Vec::new();
+        for start in (0..arena.elements()).step_by(most) {
+            let count = most.min(arena.elements() - start);
+            let blocks = count.div_ceil(HEALTH_BLOCK);
+            let whole = start == 0 && count == arena.elements();
+            let own = Tensor::unwritten("health", Shape::new(&[blocks * 4])?, DType::U32, &self.device)?;
+            let target = if whole { partials.clone() } else { own };
+            self.device.record(Command {
+                op: "health",
+                work: Work::Kernel(Arc::new(Health(HealthParams { count: count as u32 }))),
+                inputs: vec![arena.window(arena.gradients(), start, count)?.slice()],
+                outputs: vec![target.slice_of_buffer()],
+            })?;
+            parts.push((start / HEALTH_BLOCK * 4, target));
+        }
+        for (at, part) in parts.iter().filter(|_| parts.len() > 1) {
+            let layout = partials.layout().slice(0, *at, at + part.count(), 1)?;
+            partials.view(layout).write("health", part)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the step: runs the recording, begins to read its record, and delivers the records that are due.
+    ///
+    /// # Errors
+    /// [`everstep_device::Error::OutOfRange`] with the record of a step that met data outside its range: that step was
+    /// refused, and training can go on.
+    pub fn deliver(&mut self) -> Result<Vec<Record>> {
+        let attempt = self.attempts() as usize % control::RECORDS;
+        let at = control::records_start(self.groups) + attempt * control::RECORD_WORDS;
+        let readback = self.device.read(&[self.words(at, control::RECORD_WORDS)])?;
+        self.waiting.push_back(readback);
+        self.take(self.options.in_flight)
+    }
+
+    /// Waits for every record that is still under way.
+    ///
+    /// # Errors
+    /// As [`StepGate::deliver`].
+    pub fn drain(&mut self) -> Result<Vec<Record>> {
+        self.take(0)
+    }
+
+    fn take(&mut self, leave: usize) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        while self.waiting.len() > leave {
+            let Some(readback) = self.waiting.pop_front() else { break };
+            let parts = readback.pace()?;
+            let words: Vec<u32> =
+                parts.first().map(|bytes| bytemuck::allocation::pod_collect_to_vec(bytes)).unwrap_or_default();
+            let record = Record::from_words(&words);
+            self.committed = u64::from(record.committed);
+            if let Some(error @ DeviceError::OutOfRange { .. }) =
+                everstep_device::status::error(&[record.status[0], record.status[1], record.status[2], 0])
+            {
+                return Err(error.into());
+            }
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// Clears a HOLD: the next step is judged on its own.
+    pub fn release(&mut self) -> Result<()> {
+        self.write(control::HELD, &[0])
+    }
+
+    /// The words of the control block; waits for them.
+    pub fn read_control(&self) -> Result<Vec<u32>> {
+        self.control.to_vec()
+    }
+}

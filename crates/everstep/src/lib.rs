@@ -1,0 +1,61 @@
+//! Everstep: a deep-learning engine in which **a training step is a transaction**.
+//!
+//! It owns its tensor, its autograd tape, its shaders, its optimizers and its memory, so it sees a fault on the device in
+//! the step that made it and refuses that step there: parameters and optimizer state keep every bit.
+//!
+//! ```
+//! use everstep::prelude::*;
+//!
+//! #[derive(Module)]
+//! struct Mlp {
+//!     hidden: Linear,
+//!     output: Linear,
+//! }
+//!
+//! fn main() -> everstep::Result<()> {
+//!     let device = Device::best()?;
+//!     let (mut generator, (train, test)) = (Generator::new(0), digits_split(0)?);
+//!     let hidden = Linear::new(64, 32, &mut generator, &device)?;
+//!     let model = Mlp { hidden, output: Linear::new(32, 10, &mut generator, &device)? };
+//!     let forward = |x: &Tensor| model.output.forward(&model.hidden.forward_with(x, Activation::Relu)?);
+//!     let mut optimizer = AdamW::new(3e-3).build(&model)?;
+//!     let mut loader = Loader::new(train, LoaderConfig::new(32).shuffle(0), &device)?;
+//!     for _ in 0..3 {
+//!         for batch in loader.epoch() {
+//!             let batch = batch?;
+//!             let loss = forward(&batch.x)?.cross_entropy(&batch.y)?;
+//!             loss.backward()?;
+//!             optimizer.step(&loss)?;
+//!         }
+//!     }
+//! #   let test = Loader::new(test, LoaderConfig::new(359), &device)?.next_batch()?.unwrap();
+//! #   let found = no_grad(|| forward(&test.x))?.argmax(-1, false)?.to_vec::<u32>()?;
+//! #   let right = found.iter().zip(test.y.to_vec::<u32>()?).filter(|(a, b)| *a == b).count();
+//! #   assert!(right > 300, "{right}");
+//!     Ok(())
+//! }
+//! ```
+
+mod error;
+
+pub use error::{Error, Result};
+pub use everstep_data as data;
+pub use everstep_device as device;
+pub use everstep_nn as nn;
+pub use everstep_optim as optim;
+pub use everstep_tensor as tensor;
+pub use everstep_train as train;
+
+/// What a program usually needs.
+pub mod prelude {
+    pub use everstep_data::{
+        Batch, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset, digits, digits_split, mnist,
+    };
+    pub use everstep_nn::{Dropout, Init, Linear, LinearConfig, Module};
+    pub use everstep_optim::{Adam, AdamW, Optimizer, Rule, Sgd};
+    pub use everstep_tensor::{
+        Activation, DType, Device, Generator, GradientOptions, Parameter, Record, Shape, Tensor, Verdict, gradients,
+        no_grad,
+    };
+    pub use everstep_train::{Average, ConfusionMatrix, Mean, Scores};
+}

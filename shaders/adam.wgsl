@@ -1,0 +1,61 @@
+// uses: shared/activation, shared/control, shared/index
+
+// Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+// p -= row[1] m / (sqrt(v) row[2] + epsilon), with the group's schedule row (learning rate, learning rate / (1 - b1^t),
+// 1 / sqrt(1 - b2^t)). Weight decay is added to g, or, where `decoupled`, p -= learning rate * weight_decay * p first.
+//
+// Shapes: gradients, values, m, v: windows of the arena; the control block. The elements start..start + count.
+// Threads: one per element, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Bytes: 28 per element. Operations: 15 per element, a root and two divisions among them.
+
+struct Params {
+    start: u32,
+    count: u32,
+    group: u32,
+    decoupled: u32, // 1: AdamW
+    beta1: f32,
+    beta2: f32,
+    rest1: f32, // 1 - beta1, computed in f64
+    rest2: f32, // 1 - beta2, likewise
+    epsilon: f32,
+    weight_decay: f32,
+}
+
+@group(0) @binding(0) var<storage, read> gradients: array<f32>;
+@group(0) @binding(1) var<storage, read> control: array<u32>;
+@group(0) @binding(2) var<storage, read_write> values: array<f32>;
+@group(0) @binding(3) var<storage, read_write> first_moments: array<f32>;
+@group(0) @binding(4) var<storage, read_write> second_moments: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let number = workgroup_number(id, count) * 256u + lane;
+    if control[VERDICT] != VERDICT_COMMIT || number >= params.count {
+        return;
+    }
+    let clip = bitcast<f32>(control[CLIP]);
+    let row = CURRENT + params.group * ROW_WORDS;
+    let learning_rate = bitcast<f32>(control[row]);
+    let step_size = bitcast<f32>(control[row + 1u]);
+    let correction = bitcast<f32>(control[row + 2u]);
+
+    let index = params.start + number;
+    let before = values[index];
+    var g = gradients[index] * clip;
+    var decayed = before;
+    if params.decoupled == 0u {
+        g += params.weight_decay * before;
+    } else {
+        decayed -= learning_rate * params.weight_decay * before;
+    }
+    let m = params.beta1 * first_moments[index] + params.rest1 * g;
+    let v = params.beta2 * second_moments[index] + params.rest2 * (g * g);
+    first_moments[index] = m;
+    second_moments[index] = v;
+    values[index] = decayed - step_size * (m / (sqrt_f32(v) * correction + params.epsilon));
+}

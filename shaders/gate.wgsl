@@ -1,0 +1,112 @@
+// uses: shared/activation, shared/control, shared/float_bits
+
+// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
+// record; counts a committed step; clears the status.
+//
+// Shapes: partials u32 [blocks, 4] of health.wgsl, loss (bits), the control block (control.rs), the status.
+// Threads: a single one, so that the blocks are added in their order.
+// Bytes: 16 per block, and some hundred. Operations: a few per block.
+
+struct Params {
+    blocks: u32,
+    loss_offset: u32,
+    groups: u32,
+    records: u32, // word of the control block where the records begin
+    on_fault: u32, // verdict on a faulty step
+    max_norm: f32, // 0: no clipping
+}
+
+@group(0) @binding(0) var<storage, read> partials: array<u32>;
+@group(0) @binding(1) var<storage, read> losses: array<u32>;
+@group(0) @binding(2) var<storage, read_write> control: array<u32>;
+@group(0) @binding(3) var<storage, read_write> status: array<u32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+// What the gradients are, over all blocks.
+struct Gradients {
+    norm: f32,
+    largest: u32, // bits of the largest finite magnitude
+    non_finite: u32,
+}
+
+fn read_gradients() -> Gradients {
+    var squares = 0.0;
+    var largest = 0u;
+    var non_finite = 0u;
+    for (var block = 0u; block < params.blocks; block += 1u) {
+        squares += bitcast<f32>(partials[4u * block]);
+        largest = max(largest, partials[4u * block + 1u]);
+        // Saturating.
+        non_finite += min(partials[4u * block + 2u], ~non_finite);
+    }
+    return Gradients(sqrt_f32(squares), largest, non_finite);
+}
+
+fn read_faults(gradients: Gradients, loss: u32) -> u32 {
+    let row = control[COMMITTED] - control[START];
+    let overflow = gradients.non_finite == 0u && is_non_finite(gradients.norm);
+    return select(0u, FAULT_GRADIENT, gradients.non_finite > 0u)
+        | select(0u, FAULT_LOSS, is_non_finite_bits(loss))
+        | select(0u, FAULT_NORM, overflow)
+        | select(0u, FAULT_DATA, status[0] != 0u)
+        | select(0u, FAULT_SCHEDULE, row >= control[ROWS])
+        | select(0u, FAULT_HELD, control[HELD] != 0u);
+}
+
+// PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1; 1 for a norm that is NaN, where no step commits.
+fn clip_of(norm: f32) -> f32 {
+    if params.max_norm <= 0.0 || is_nan(norm) {
+        return 1.0;
+    }
+    if is_non_finite(norm) {
+        return 0.0;
+    }
+    return min(params.max_norm / (norm + 1e-6), 1.0);
+}
+
+// The step commits: its schedule row becomes the current one, and the count goes on.
+fn commit() {
+    let words = params.groups * ROW_WORDS;
+    let schedule = CURRENT + words;
+    let start = schedule + (control[COMMITTED] - control[START]) * words;
+    for (var word = 0u; word < words; word += 1u) {
+        control[CURRENT + word] = control[start + word];
+    }
+    control[COMMITTED] += 1u;
+}
+
+@compute @workgroup_size(1)
+fn main() {
+    let gradients = read_gradients();
+    let loss = losses[params.loss_offset];
+    let faults = read_faults(gradients, loss);
+    let held = control[HELD] != 0u || (faults != 0u && params.on_fault == VERDICT_HOLD);
+    var verdict = VERDICT_COMMIT;
+    if faults != 0u {
+        verdict = select(VERDICT_REJECT, VERDICT_HOLD, held);
+    }
+    let attempt = control[ATTEMPT] + 1u;
+    control[HELD] = select(0u, 1u, held);
+    control[ATTEMPT] = attempt;
+    control[VERDICT] = verdict;
+    control[CLIP] = bitcast<u32>(clip_of(gradients.norm));
+    control[NORM] = bitcast<u32>(gradients.norm);
+    if verdict == VERDICT_COMMIT {
+        commit();
+    }
+    let record = params.records + attempt % RECORDS * RECORD_WORDS;
+    control[record] = attempt;
+    control[record + 1u] = control[COMMITTED];
+    control[record + 2u] = verdict;
+    control[record + 3u] = faults;
+    control[record + 4u] = loss;
+    control[record + 5u] = bitcast<u32>(gradients.norm);
+    control[record + 6u] = gradients.largest;
+    control[record + 7u] = gradients.non_finite;
+    control[record + 8u] = status[0];
+    control[record + 9u] = status[1];
+    control[record + 10u] = status[2];
+    for (var word = 0u; word < 4u; word += 1u) {
+        status[word] = 0u;
+    }
+}

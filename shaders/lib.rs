@@ -1,0 +1,122 @@
+//! The WGSL kernels of Everstep, one file per kernel, and the functions they share.
+//!
+//! A file whose first line is `// uses: shared/float_bits, shared/index` is completed by those files, and by what they
+//! use in turn: [`source`] and [`with_shared`] put each of them in front once. A shared file may refer to names that
+//! the kernel declares, such as `status` or `LANES`; its head says so.
+
+/// Names and texts of files, embedded.
+macro_rules! table {
+    ($($name:literal),+ $(,)?) => { &[$(($name, include_str!(concat!($name, ".wgsl")))),+] };
+}
+
+/// Every kernel: its name and its file as it is on disk.
+pub const FILES: &[(&str, &str)] = table![
+    "adam",
+    "argmax",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "dropout",
+    "gate",
+    "health",
+    "matmul",
+    "matmul_rows",
+    "reduce",
+    "reduce_columns",
+    "sgd",
+    "softmax",
+    "softmax_backward",
+];
+
+/// Every shared file, by the name that `uses` calls it.
+pub const SHARED: &[(&str, &str)] = table![
+    "shared/activation",
+    "shared/control",
+    "shared/float_bits",
+    "shared/index",
+    "shared/matrices",
+    "shared/philox",
+    "shared/reduction",
+    "shared/status",
+    "shared/tree",
+];
+
+fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static str> {
+    table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
+}
+
+/// The shared files that a file names in its first line.
+pub fn uses(file: &str) -> Vec<&str> {
+    let line = file.lines().next().and_then(|line| line.strip_prefix("// uses:"));
+    line.into_iter().flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect()
+}
+
+/// The complete WGSL of the kernel `name`; `None` for an unknown name.
+pub fn source(name: &str) -> Option<String> {
+    let file = find(FILES, name)?;
+    Some(with_shared(&uses(file), file))
+}
+
+/// A shader written by a program, completed: the shared files `names` (such as `"shared/activation"`) and those they
+/// use, each once, then `body`. An unknown name adds nothing; the shader compiler then reports what is missing.
+pub fn with_shared(names: &[&str], body: &str) -> String {
+    let (mut text, mut done) = (String::new(), Vec::new());
+    for name in names {
+        append(name, &mut text, &mut done);
+    }
+    text.push_str(body);
+    text
+}
+
+/// Appends a shared file after the files it uses, unless it is there already.
+fn append(name: &str, text: &mut String, done: &mut Vec<&'static str>) {
+    let Some((key, file)) = SHARED.iter().find(|(key, _)| *key == name) else { return };
+    if done.contains(key) {
+        return;
+    }
+    done.push(key);
+    for used in uses(file) {
+        append(used, text, done);
+    }
+    text.push_str(file);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn on_disk(folder: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> =
+            names.filter_map(|name| Some(format!("{folder}{}", name.strip_suffix(".wgsl")?))).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn the_tables_are_the_files_on_disk_in_order() {
+        assert_eq!(FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>(), on_disk(""));
+        assert_eq!(SHARED.iter().map(|(name, _)| *name).collect::<Vec<_>>(), on_disk("shared/"));
+    }
+
+    #[test]
+    fn uses_name_shared_files() {
+        for (name, file) in FILES.iter().chain(SHARED) {
+            for used in uses(file) {
+                assert!(find(SHARED, used).is_some(), "{name} uses {used}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_shared_file_is_there_once() {
+        let text = with_shared(&["shared/activation", "shared/tree", "shared/float_bits"], "fn own() {}\n");
+        for function in ["fn is_nan(", "fn exp_f32(", "fn tree_sum(", "fn own("] {
+            assert_eq!(text.matches(function).count(), 1, "{function}");
+        }
+        assert!(text.find("fn is_nan(") < text.find("fn exp_f32(") && text.ends_with("fn own() {}\n"));
+        assert_eq!(source("no_such_kernel"), None);
+    }
+}

@@ -1,0 +1,50 @@
+// uses: shared/control, shared/index
+
+// Stochastic gradient descent, as PyTorch's: g = clip g + weight_decay p; b = momentum b + row[1] g;
+// p -= row[0] (nesterov: g + momentum b, else b), with the group's schedule row (learning rate, 1 - dampening).
+//
+// Shapes: gradients, values, buffers: windows of the arena; the control block. The elements start..start + count.
+// Threads: one per element, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Bytes: 20 per element. Operations: 8 per element.
+
+struct Params {
+    start: u32,
+    count: u32,
+    group: u32,
+    momentum: f32,
+    weight_decay: f32,
+    nesterov: u32,
+}
+
+@group(0) @binding(0) var<storage, read> gradients: array<f32>;
+@group(0) @binding(1) var<storage, read> control: array<u32>;
+@group(0) @binding(2) var<storage, read_write> values: array<f32>;
+@group(0) @binding(3) var<storage, read_write> buffers: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let number = workgroup_number(id, count) * 256u + lane;
+    if control[VERDICT] != VERDICT_COMMIT || number >= params.count {
+        return;
+    }
+    let clip = bitcast<f32>(control[CLIP]);
+    let row = CURRENT + params.group * ROW_WORDS;
+    let learning_rate = bitcast<f32>(control[row]);
+    let undamped = bitcast<f32>(control[row + 1u]);
+
+    let index = params.start + number;
+    let before = values[index];
+    let g = gradients[index] * clip + params.weight_decay * before;
+    let moving = params.momentum * buffers[index] + undamped * g;
+    buffers[index] = moving;
+    var direction = moving;
+    if params.nesterov != 0u {
+        direction = g + params.momentum * moving;
+    }
+    values[index] = before - learning_rate * direction;
+}

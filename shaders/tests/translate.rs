@@ -1,0 +1,194 @@
+//! Every kernel is valid WGSL for plain WebGPU and becomes SPIR-V, MSL and HLSL.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not count as tests")]
+
+use std::collections::BTreeSet;
+
+use everstep_shaders::{FILES, SHARED, source, uses, with_shared};
+use naga::back::pipeline_constants::process_overrides;
+use naga::back::{PipelineConstants, hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, TypeInner};
+
+/// Parses and validates a shader with no capability beyond WebGPU's.
+fn validate(name: &str, text: &str) -> (Module, ModuleInfo) {
+    let module =
+        naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
+    (module, info)
+}
+
+/// Translates a shader for each kind of GPU, specialised by `constants`.
+fn translate(name: &str, text: &str, constants: &[(&str, f64)]) {
+    let (module, info) = validate(name, text);
+    let entry = Some((ShaderStage::Compute, "main"));
+    let constants: PipelineConstants = constants.iter().map(|(key, value)| (key.to_string(), *value)).collect();
+    let (module, info) = process_overrides(&module, &info, entry, &constants).unwrap();
+    let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
+    assert!(words.len() > 20, "{name}");
+    let options = msl::Options { lang_version: (2, 4), ..Default::default() };
+    let (text, translation) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
+    assert!(text.contains("kernel") && translation.entry_point_names.iter().all(Result::is_ok), "{name}");
+    let mut text = String::new();
+    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };
+    let pipeline = hlsl::PipelineOptions::default();
+    let reflection = hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).unwrap();
+    assert!(text.contains("numthreads") && reflection.entry_point_names.iter().all(Result::is_ok), "{name}");
+}
+
+/// Values of every override of a shader at which it is translated, beside the defaults.
+fn variants(module: &Module) -> Vec<Vec<(&str, f64)>> {
+    let names: Vec<&str> = module.overrides.iter().filter_map(|(_, o)| o.name.as_deref()).collect();
+    (0..6)
+        .map(|value| {
+            names
+                .iter()
+                .map(|name| (*name, if *name == "ACTIVATION" { f64::from(value) } else { f64::from(value % 2) }))
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_kernel_becomes_spirv_msl_and_hlsl() {
+    for (name, _) in FILES {
+        let text = source(name).unwrap();
+        let (module, _) = validate(name, &text);
+        translate(name, &text, &[]);
+        variants(&module).iter().for_each(|constants| translate(name, &text, constants));
+    }
+}
+
+/// Names and byte offsets of the fields of a kernel's uniform, in order.
+fn params_fields(name: &str) -> Vec<(String, u32)> {
+    let (module, _) = validate(name, &source(name).unwrap());
+    let uniform =
+        module.global_variables.iter().map(|(_, variable)| variable).find(|v| v.space == AddressSpace::Uniform);
+    let Some(uniform) = uniform else { return Vec::new() };
+    let TypeInner::Struct { members, .. } = &module.types[uniform.ty].inner else { panic!("{name}: no struct") };
+    members.iter().map(|member| (member.name.clone().unwrap(), member.offset)).collect()
+}
+
+#[test]
+fn uniforms_are_read_as_declared() {
+    assert_eq!(params_fields("softmax"), [("rows".to_string(), 0), ("columns".to_string(), 4)]);
+    assert_eq!(params_fields("reduce"), params_fields("reduce_columns"));
+    assert_eq!(params_fields("matmul"), params_fields("matmul_rows"));
+    for (name, fields, last) in
+        [("reduce", 8, 112), ("argmax", 6, 48), ("matmul", 15, 80), ("adam", 10, 36), ("gate", 6, 20)]
+    {
+        let read = params_fields(name);
+        assert_eq!((read.len(), read.last().map(|field| field.1)), (fields, Some(last)), "{name}");
+    }
+    assert!(FILES.iter().all(|(name, _)| !params_fields(name).is_empty()));
+}
+
+/// Group 0 holds bindings 0, 1, .. of storage, all read-only ones first; group 1 the uniform.
+#[test]
+fn bindings_follow_the_rule() {
+    for (name, _) in FILES {
+        let (module, _) = validate(name, &source(name).unwrap());
+        let mut storage = Vec::new();
+        for (_, variable) in module.global_variables.iter() {
+            let Some(binding) = variable.binding else { continue };
+            match variable.space {
+                AddressSpace::Storage { access } => {
+                    assert_eq!(binding.group, 0, "{name}");
+                    storage.push((binding.binding, access.contains(naga::StorageAccess::STORE)));
+                }
+                AddressSpace::Uniform => assert_eq!((binding.group, binding.binding), (1, 0), "{name}"),
+                _ => panic!("{name}: a binding of another kind"),
+            }
+        }
+        storage.sort_unstable();
+        assert!(
+            storage.iter().enumerate().all(|(index, (binding, _))| *binding == index as u32),
+            "{name}: {storage:?}"
+        );
+        assert!(storage.is_sorted_by_key(|(_, write)| *write), "{name}: {storage:?}");
+        assert!(storage.len() <= 8, "{name}");
+        let entry = &module.entry_points[0];
+        assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, "main"), "{name}");
+    }
+}
+
+/// Names of the functions, constants, overrides and variables that a file declares.
+fn declared(file: &str) -> Vec<&str> {
+    let lines = file.lines().filter_map(|line| {
+        let rest = ["fn ", "const ", "override ", "var<workgroup> "].iter().find_map(|word| line.strip_prefix(word));
+        rest.or_else(|| {
+            line.split_once("var<storage, ").and_then(|(_, rest)| rest.split_once("> ")).map(|(_, rest)| rest)
+        })
+    });
+    lines.filter_map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()).collect()
+}
+
+fn words(file: &str) -> BTreeSet<&str> {
+    let code = file.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+    code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
+}
+
+#[test]
+fn what_a_file_uses_it_needs_and_every_shared_file_is_used() {
+    let mut used = BTreeSet::new();
+    for (name, file) in FILES.iter().chain(SHARED) {
+        let words = words(file);
+        for shared in uses(file) {
+            let (_, text) = SHARED.iter().find(|(key, _)| *key == shared).unwrap();
+            assert!(declared(text).iter().any(|name| words.contains(name)), "{name} does not need {shared}");
+            used.insert(shared);
+        }
+        // And it names every file whose functions it calls.
+        for (other, text) in SHARED.iter().filter(|(other, _)| other != name) {
+            let called = declared(text).into_iter().find(|name| file.contains(&format!("{name}(")));
+            let own = called.is_some_and(|called| declared(file).contains(&called));
+            assert!(called.is_none() || own || uses(file).contains(other), "{name} calls {called:?} of {other}");
+        }
+    }
+    assert_eq!(used, SHARED.iter().map(|(name, _)| *name).collect());
+}
+
+/// What generated pointwise shaders call: the names of functions.rs with the dtypes of arguments and value.
+const POINTWISE: &[(&str, &[&str], &str)] = &[
+    ("exp_f32", &["f32"], "f32"),
+    ("log_f32", &["f32"], "f32"),
+    ("sqrt_f32", &["f32"], "f32"),
+    ("tanh_f32", &["f32"], "f32"),
+    ("sigmoid_f32", &["f32"], "f32"),
+    ("erf_f32", &["f32"], "f32"),
+    ("relu_f32", &["f32"], "f32"),
+    ("gelu_f32", &["f32"], "f32"),
+    ("gelu_tanh_f32", &["f32"], "f32"),
+    ("max_f32", &["f32", "f32"], "f32"),
+    ("min_f32", &["f32", "f32"], "f32"),
+    ("relu_gate_f32", &["f32", "f32"], "f32"),
+    ("max_share_f32", &["f32", "f32", "f32"], "f32"),
+    ("equal_f32", &["f32", "f32"], "f32"),
+    ("equal_u32", &["u32", "u32"], "f32"),
+    ("u32_from_f32", &["f32"], "u32"),
+    ("i32_from_f32", &["f32"], "i32"),
+];
+
+#[test]
+fn pointwise_functions_are_there() {
+    for (name, args, result) in POINTWISE {
+        let bindings: String = args
+            .iter()
+            .enumerate()
+            .map(|(index, dtype)| {
+                format!("@group(0) @binding({index}) var<storage, read> in{index}: array<{dtype}>;\n")
+            })
+            .collect();
+        let calls: Vec<String> = (0..args.len()).map(|index| format!("in{index}[id.x]")).collect();
+        let body = format!(
+            "{bindings}@group(0) @binding({}) var<storage, read_write> out: array<{result}>;\n\
+             @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {{\n\
+             out[id.x] = {name}({});\n}}\n",
+            args.len(),
+            calls.join(", "),
+        );
+        translate(name, &with_shared(&["shared/activation", "shared/float_bits"], &body), &[]);
+    }
+}
