@@ -1,9 +1,10 @@
 // uses: shared/activation, shared/float_bits, shared/index, shared/status
 
-// Per row: loss = log sum e^x - x[label], and the log-sum-exp, which the gradient uses again. A label outside
-// 0..classes is reported; such a row's loss is that of the last class.
+// Per row: loss = log sum e^x - x[label], and what of it the gradient uses again: the largest logit and
+// sum e^(x - largest), apart because their log-sum-exp is rounded to the size of the logits. A label outside 0..classes
+// is reported; such a row is NaN.
 //
-// Shapes: logits [rows, classes] contiguous, labels u32 [rows] with offset and stride; loss, log_sum [rows].
+// Shapes: logits [rows, classes] contiguous, labels u32 [rows] with offset and stride; loss [rows], sums [rows, 2].
 // Threads: one per row, 64 to a workgroup, four logits at a time: llvmpipe ends a thread's loops after 65,535 rounds,
 // without a word, which leaves room for 100,000 classes there.
 // Bytes: the logits twice (the second time from the cache): 8 per element at most. Operations: one exponential per
@@ -23,7 +24,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
 @group(0) @binding(2) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(3) var<storage, read_write> log_sum: array<f32>;
+@group(0) @binding(3) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(4) var<storage, read_write> status: array<atomic<u32>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -56,6 +57,11 @@ fn main(
     let label = labels[params.label_offset + row * params.label_stride];
     if label >= params.classes {
         report(params.code, label, params.classes);
+        let nan = f32_from_bits(0x7fc00000u);
+        loss[row] = nan;
+        sums[2u * row] = nan;
+        sums[2u * row + 1u] = nan;
+        return;
     }
     let start = row * params.classes;
     let end = start + params.classes;
@@ -75,7 +81,7 @@ fn main(
         }
         total += partial;
     }
-    let normaliser = largest + log_f32(total);
-    log_sum[row] = normaliser;
-    loss[row] = normaliser - logits[start + min(label, params.classes - 1u)];
+    sums[2u * row] = largest;
+    sums[2u * row + 1u] = total;
+    loss[row] = log_f32(total) + (largest - logits[start + label]);
 }

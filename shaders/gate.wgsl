@@ -3,7 +3,8 @@
 // Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 // record; counts a committed step; clears the status.
 //
-// Shapes: partials u32 [blocks, 4] of health.wgsl, loss (bits), the control block (control.rs), the status.
+// Shapes: partials u32 [blocks, 4] of health.wgsl, loss (bits), the control block (control.rs), the status, the record
+// u32 [RECORD_WORDS].
 // Threads: a single one, so that the blocks are added in their order.
 // Bytes: 16 per block, and some hundred. Operations: a few per block.
 
@@ -11,7 +12,6 @@ struct Params {
     blocks: u32,
     loss_offset: u32,
     groups: u32,
-    records: u32, // word of the control block where the records begin
     on_fault: u32, // verdict on a faulty step
     max_norm: f32, // 0: no clipping
 }
@@ -20,6 +20,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> losses: array<u32>;
 @group(0) @binding(2) var<storage, read_write> control: array<u32>;
 @group(0) @binding(3) var<storage, read_write> status: array<u32>;
+@group(0) @binding(4) var<storage, read_write> record: array<u32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // What the gradients are, over all blocks.
@@ -94,18 +95,20 @@ fn main() {
     if verdict == VERDICT_COMMIT {
         commit();
     }
-    let record = params.records + attempt % RECORDS * RECORD_WORDS;
-    control[record] = attempt;
-    control[record + 1u] = control[COMMITTED];
-    control[record + 2u] = verdict;
-    control[record + 3u] = faults;
-    control[record + 4u] = loss;
-    control[record + 5u] = bitcast<u32>(gradients.norm);
-    control[record + 6u] = gradients.largest;
-    control[record + 7u] = gradients.non_finite;
-    control[record + 8u] = status[0];
-    control[record + 9u] = status[1];
-    control[record + 10u] = status[2];
+    for (var word = 0u; word < RECORD_WORDS; word += 1u) {
+        record[word] = 0u;
+    }
+    record[0] = attempt;
+    record[1] = control[COMMITTED];
+    record[2] = verdict;
+    record[3] = faults;
+    record[4] = loss;
+    record[5] = bitcast<u32>(gradients.norm);
+    record[6] = gradients.largest;
+    record[7] = gradients.non_finite;
+    record[8] = status[0];
+    record[9] = status[1];
+    record[10] = status[2];
     for (var word = 0u; word < 4u; word += 1u) {
         status[word] = 0u;
     }

@@ -10,7 +10,6 @@ const START: u32 = 6u;
 const ROWS: u32 = 7u;
 const CURRENT: u32 = 16u;
 const ROW_WORDS: u32 = 4u;
-const RECORDS: u32 = 32u;
 const RECORD_WORDS: u32 = 16u;
 
 const VERDICT_COMMIT: u32 = 0u;

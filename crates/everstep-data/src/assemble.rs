@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::host::zeros;
 use crate::{
-    Cursor, Dataset, Error, FieldSpec, HostBatch, HostTensor, LoaderConfig, Permutation, Result, SampleMut, SampleSpec,
-    Values,
+    At, Cursor, Dataset, Error, FieldSpec, HostBatch, HostTensor, LoaderConfig, Permutation, Result, SampleMut,
+    SampleSpec, Values,
 };
 
 /// Builds the batch that a cursor points at.
@@ -99,8 +99,8 @@ impl Assembler {
             let index = order.as_ref().and_then(|order| order.get(place)).unwrap_or(place);
             reading.set(index);
             ids[row] = self.dataset.id(index);
-            self.dataset
-                .read(index, SampleMut { x: x.values.field_mut(x.row(row)), y: y.values.field_mut(y.row(row)) })?;
+            let sample = SampleMut { x: x.values.field_mut(x.row(row)), y: y.values.field_mut(y.row(row)) };
+            self.dataset.read(At { index, epoch: cursor.epoch }, sample)?;
             self.check_classes(&y, row, ids[row])?;
         }
         Ok((x.finish()?, y.finish()?, ids))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Error, Result, Subset};
+use crate::{Error, Result, Subset, Transform, Transformed};
 
 /// The element type of a sample's field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,34 +102,57 @@ pub struct SampleMut<'a> {
     pub y: FieldMut<'a>,
 }
 
-/// Samples of one shape, with random access.
+/// Which sample is read, and when.
 ///
-/// Reading must be a pure function of the index: a loader that goes back to an earlier cursor expects to see the same
-/// samples again. `len` and `spec` do not change.
+/// Most datasets need the index alone; what augments its samples draws other numbers in each epoch.
 ///
 /// ```
-/// use everstep_data::{Dataset, FieldSpec, Result, SampleMut, SampleSpec};
+/// # use everstep_data::At;
+/// assert_eq!(At::index(3), At { index: 3, epoch: 0 });
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct At {
+    /// The sample's index in the dataset that is asked.
+    pub index: usize,
+    /// The epoch of the loader's cursor, from 0.
+    pub epoch: u64,
+}
+
+impl At {
+    /// Sample `index` in epoch 0.
+    pub fn index(index: usize) -> Self {
+        Self { index, epoch: 0 }
+    }
+}
+
+/// Samples of one shape, with random access.
 ///
-/// /// Windows of a text, each with the window one token later as its target.
-/// struct Windows { tokens: Vec<u32>, spec: SampleSpec }
+/// Reading must be a pure function of [`At`], index and epoch: a loader that goes back to an earlier cursor expects to
+/// see the same samples again, and reads them on whichever thread. `len` and `spec` do not change.
+///
+/// ```
+/// use everstep_data::{At, Dataset, FieldSpec, Result, SampleMut, SampleSpec};
+///
+/// /// Windows of a series of numbers, each with the window one number later as its target.
+/// struct Windows { series: Vec<f32>, spec: SampleSpec }
 ///
 /// impl Windows {
-///     fn new(tokens: Vec<u32>, context: usize) -> Self {
-///         Self { tokens, spec: SampleSpec { x: FieldSpec::u32(&[context]), y: FieldSpec::u32(&[context]) } }
+///     fn new(series: Vec<f32>, context: usize) -> Self {
+///         Self { series, spec: SampleSpec { x: FieldSpec::f32(&[context]), y: FieldSpec::f32(&[context]) } }
 ///     }
 /// }
 ///
 /// impl Dataset for Windows {
 ///     fn len(&self) -> usize {
-///         self.tokens.len().saturating_sub(self.spec.x.shape[0])
+///         self.series.len().saturating_sub(self.spec.x.shape[0])
 ///     }
 ///     fn spec(&self) -> &SampleSpec {
 ///         &self.spec
 ///     }
-///     fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
+///     fn read(&self, at: At, sample: SampleMut<'_>) -> Result<()> {
 ///         let context = self.spec.x.shape[0];
-///         sample.x.u32(context)?.copy_from_slice(&self.tokens[index..index + context]);
-///         sample.y.u32(context)?.copy_from_slice(&self.tokens[index + 1..index + 1 + context]);
+///         sample.x.f32(context)?.copy_from_slice(&self.series[at.index..at.index + context]);
+///         sample.y.f32(context)?.copy_from_slice(&self.series[at.index + 1..at.index + 1 + context]);
 ///         Ok(())
 ///     }
 /// }
@@ -146,11 +169,11 @@ pub trait Dataset: Send + Sync {
     /// The shape and element type of a sample's fields.
     fn spec(&self) -> &SampleSpec;
 
-    /// Writes sample `index` into `sample`, whose fields have the lengths that [`Dataset::spec`] says.
+    /// Writes the sample of `at` into `sample`, whose fields have the lengths that [`Dataset::spec`] says.
     ///
     /// # Errors
     /// [`Error::Index`] past the end; [`Error::dataset`] for an error of the implementation's own.
-    fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()>;
+    fn read(&self, at: At, sample: SampleMut<'_>) -> Result<()>;
 
     /// The number of classes, where `y` is a u32 field of classes. A loader refuses a `y` that is not below it.
     fn classes(&self) -> Option<usize> {
@@ -163,7 +186,8 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
-    /// The index of sample `index` in the base dataset; another number only in a view such as [`Subset`].
+    /// The number that names sample `index` in batches and errors: its index, unless a view such as [`Subset`] gives
+    /// its index in the base dataset, or a dataset such as [`CharDataset`](crate::CharDataset) its place in the source.
     fn id(&self, index: usize) -> u64 {
         index as u64
     }
@@ -181,6 +205,31 @@ pub trait Dataset: Send + Sync {
     {
         crate::subset::split_stratified(Arc::new(self), fraction, seed)
     }
+
+    /// Splits the dataset in two at random: `fraction` of the samples, rounded, into the first part, the rest into the
+    /// second. It needs no classes, so it suits regression; see [`Dataset::split_stratified`] for classes.
+    ///
+    /// Which samples is a pure function of `seed` and the length; both parts keep the base dataset's order.
+    ///
+    /// # Errors
+    /// [`Error::EmptyDataset`]; [`Error::Fraction`] where a part would be empty.
+    fn split_random(self, fraction: f64, seed: u64) -> Result<(Subset<Self>, Subset<Self>)>
+    where
+        Self: Sized,
+    {
+        crate::subset::split_random(Arc::new(self), fraction, seed)
+    }
+
+    /// The dataset with `transforms` applied to each `x`, one after the other, as it is read; see [`Transformed`].
+    ///
+    /// # Errors
+    /// As [`Transformed::new`].
+    fn transformed(self, transforms: impl IntoIterator<Item = Transform>, seed: u64) -> Result<Transformed<Self>>
+    where
+        Self: Sized,
+    {
+        Transformed::new(self, transforms, seed)
+    }
 }
 
 /// A pointer to a dataset is one, so that one dataset can be in several loaders.
@@ -195,8 +244,8 @@ macro_rules! forward {
                 (**self).spec()
             }
 
-            fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
-                (**self).read(index, sample)
+            fn read(&self, at: At, sample: SampleMut<'_>) -> Result<()> {
+                (**self).read(at, sample)
             }
 
             fn classes(&self) -> Option<usize> {

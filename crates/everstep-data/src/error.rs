@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Cursor, ElementType};
+use crate::{CsvColumn, CsvProblem, Cursor, ElementType, TransformProblem};
 
 /// The result of this crate's fallible calls.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -171,6 +171,100 @@ pub enum Error {
         /// What is wrong there.
         problem: IdxProblem,
     },
+    /// A file that is not the CSV file it should be.
+    #[error("{}: line {line}{}: {problem}", file.display(), in_column(column.as_ref()))]
+    Csv {
+        /// The file, or the name given to the bytes.
+        file: PathBuf,
+        /// The line, from 1; for a value the line on which it begins.
+        line: u64,
+        /// The column, where the problem is one value's.
+        column: Option<CsvColumn>,
+        /// What is wrong there.
+        problem: CsvProblem,
+    },
+    /// A text that is not UTF-8.
+    #[error("{}: at byte {offset}: the text is not UTF-8: convert it, as with `iconv -t utf-8`", file.display())]
+    Utf8 {
+        /// The file, or the name given to the bytes.
+        file: PathBuf,
+        /// The offset of the first byte that is wrong.
+        offset: usize,
+    },
+    /// A text with a character that the vocabulary lacks.
+    #[error(
+        "the character {character:?} at position {position} is not among the {vocabulary} of the vocabulary: \
+             take it out, or make the vocabulary from a text that has it"
+    )]
+    UnknownCharacter {
+        /// The character.
+        character: char,
+        /// Its position in characters, from 0.
+        position: usize,
+        /// The number of characters in the vocabulary.
+        vocabulary: usize,
+    },
+    /// A token that stands for no character.
+    #[error("the token {token} at position {position} is not below the {vocabulary} of the vocabulary")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Its position, from 0.
+        position: usize,
+        /// The number of characters in the vocabulary.
+        vocabulary: usize,
+    },
+    /// A vocabulary with the same character twice.
+    #[error("the character {character:?} is in the vocabulary twice: leave one out")]
+    RepeatedCharacter {
+        /// The character.
+        character: char,
+    },
+    /// A context of zero, or a text too short for one window.
+    #[error(
+        "a context of {context} needs it to be at least 1 and a text of {context} + 1 characters; this has {tokens}"
+    )]
+    Context {
+        /// The context that was asked for.
+        context: usize,
+        /// The number of characters in the text.
+        tokens: usize,
+    },
+    /// A stride of zero.
+    #[error("windows cannot be 0 characters apart: use a stride of 1 or more")]
+    Stride,
+    /// A transform that cannot be applied to the samples it is to be applied to.
+    #[error("transform {position} ({transform}): {problem}")]
+    Transform {
+        /// The transform's place in the list, from 0.
+        position: usize,
+        /// The transform's name.
+        transform: String,
+        /// What is wrong with it.
+        problem: TransformProblem,
+    },
+    /// Samples whose `x` is not f32 where something needs it to be.
+    #[error("`x` holds {found} values, but {action} needs f32")]
+    NotFloat {
+        /// The element type of `x`.
+        found: ElementType,
+        /// What needs f32.
+        action: &'static str,
+    },
+    /// A sample with a NaN or an infinity where statistics are computed.
+    #[error("sample {id} holds {value} at place {place}, so its data has no mean: clean the data first")]
+    NotFinite {
+        /// The sample's index in the base dataset.
+        id: u64,
+        /// The place in `x`, in C order.
+        place: usize,
+        /// The value.
+        value: f32,
+    },
+}
+
+fn in_column(column: Option<&CsvColumn>) -> String {
+    column.map_or_else(String::new, |column| format!(", {column}"))
 }
 
 impl Error {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Dataset, Error, FieldSpec, IdxArray, IdxProblem, Result, SampleMut, SampleSpec};
+use crate::{At, Dataset, Error, FieldSpec, IdxArray, IdxProblem, Result, SampleMut, SampleSpec};
 
 /// Grey images with class labels. Pixels stay bytes in memory and become f32 as a sample is read: `byte / divisor`.
 ///
@@ -93,7 +93,7 @@ impl Dataset for ImageDataset {
         &self.spec
     }
 
-    fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
+    fn read(&self, At { index, .. }: At, sample: SampleMut<'_>) -> Result<()> {
         let label = self.checked_label(index)?;
         let length = self.pixels.len() / self.labels.len();
         let image = &self.pixels[index * length..(index + 1) * length];

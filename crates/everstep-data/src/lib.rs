@@ -20,24 +20,39 @@
 //! # }
 //! ```
 //!
-//! Files come in through [`IdxArray`] (the format of MNIST) and [`mnist`]; [`digits`] needs no file at all.
+//! Files come in through [`IdxArray`] (the format of MNIST) and [`mnist`], [`CsvDataset`] for tables and
+//! [`CharDataset`] for text; [`digits`] needs no file at all. [`Dataset::transformed`] normalises and augments samples
+//! as they are read, with random numbers that belong to seed, epoch and sample, so a run that goes back sees the same
+//! pictures too.
 
 mod assemble;
 mod batch;
+mod chars;
+mod csv;
+mod csv_problem;
+mod csv_rows;
 mod dataset;
 mod digits;
 mod error;
+mod geometry;
 mod host;
 mod idx;
 mod images;
 mod loader;
 mod memory;
 mod permutation;
+mod statistics;
 mod subset;
+mod transform;
+mod transformed;
+mod vocabulary;
 mod worker;
 
 pub use batch::{Batch, Loader};
-pub use dataset::{Dataset, ElementType, FieldMut, FieldSpec, SampleMut, SampleSpec};
+pub use chars::CharDataset;
+pub use csv::{Column, CsvConfig, CsvDataset, Target};
+pub use csv_problem::{CsvColumn, CsvProblem};
+pub use dataset::{At, Dataset, ElementType, FieldMut, FieldSpec, SampleMut, SampleSpec};
 pub use digits::{digits, digits_split};
 pub use error::{Error, IdxProblem, Result};
 pub use host::{HostBatch, HostTensor, Values};
@@ -47,3 +62,6 @@ pub use loader::{Cursor, Epoch, HostLoader, LoaderConfig, MAX_PREFETCH};
 pub use memory::InMemoryDataset;
 pub use permutation::Permutation;
 pub use subset::Subset;
+pub use transform::{CustomTransform, Transform, TransformProblem};
+pub use transformed::Transformed;
+pub use vocabulary::Vocabulary;

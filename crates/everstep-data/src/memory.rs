@@ -1,6 +1,6 @@
 //! A dataset that lies in memory.
 
-use crate::{Dataset, ElementType, Error, FieldSpec, HostTensor, Result, SampleMut, SampleSpec, Values};
+use crate::{At, Dataset, ElementType, Error, FieldSpec, HostTensor, Result, SampleMut, SampleSpec, Values};
 
 /// A dataset in memory: two tensors whose first dimension counts the samples.
 ///
@@ -75,7 +75,7 @@ impl Dataset for InMemoryDataset {
         &self.spec
     }
 
-    fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
+    fn read(&self, At { index, .. }: At, sample: SampleMut<'_>) -> Result<()> {
         if index >= self.samples {
             return Err(Error::Index { index, samples: self.samples });
         }

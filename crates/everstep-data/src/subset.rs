@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::{Dataset, Error, Permutation, Result, SampleMut, SampleSpec};
+use crate::{At, Dataset, Error, Permutation, Result, SampleMut, SampleSpec};
 
 /// Some samples of a dataset, in an order of their own. Its ids are the base dataset's.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl<D: Dataset> Dataset for Subset<D> {
         self.base.spec()
     }
 
-    fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
-        self.base.read(self.base_index(index)?, sample)
+    fn read(&self, at: At, sample: SampleMut<'_>) -> Result<()> {
+        self.base.read(At { index: self.base_index(at.index)?, ..at }, sample)
     }
 
     fn classes(&self) -> Option<usize> {
@@ -75,17 +75,9 @@ impl<D: Dataset> Dataset for Subset<D> {
 
 /// See [`Dataset::split_stratified`].
 pub(crate) fn split_stratified<D: Dataset>(base: Arc<D>, fraction: f64, seed: u64) -> Result<(Subset<D>, Subset<D>)> {
-    let samples = base.len();
-    if samples == 0 {
-        return Err(Error::EmptyDataset { action: "a split" });
-    }
-    let wanted = (samples as f64 * fraction).round();
-    // Written so that NaN is refused too.
-    if !(fraction > 0.0 && fraction < 1.0 && wanted >= 1.0 && wanted < samples as f64) {
-        return Err(Error::Fraction { fraction, samples });
-    }
+    let wanted = share(base.len(), fraction)?;
     let members = members_by_class(&*base)?;
-    let quotas = quotas(&members, fraction, wanted as usize);
+    let quotas = quotas(&members, fraction, wanted);
     let (mut first, mut second) = (Vec::new(), Vec::new());
     for ((label, members), quota) in members.iter().zip(quotas) {
         let order = Permutation::new(members.len(), seed, u64::from(*label));
@@ -98,6 +90,30 @@ pub(crate) fn split_stratified<D: Dataset>(base: Arc<D>, fraction: f64, seed: u6
     first.sort_unstable();
     second.sort_unstable();
     Ok((Subset::new(Arc::clone(&base), first)?, Subset::new(base, second)?))
+}
+
+/// See [`Dataset::split_random`].
+pub(crate) fn split_random<D: Dataset>(base: Arc<D>, fraction: f64, seed: u64) -> Result<(Subset<D>, Subset<D>)> {
+    let samples = base.len();
+    let wanted = share(samples, fraction)?;
+    let order = Permutation::new(samples, seed, 0);
+    // Every sample's place in the shuffle is another one, so `wanted` of them lie below `wanted`.
+    let chosen = |&index: &usize| order.get(index).is_some_and(|place| place < wanted);
+    let (first, second) = (0..samples).partition(chosen);
+    Ok((Subset::new(Arc::clone(&base), first)?, Subset::new(base, second)?))
+}
+
+/// `fraction` of `samples`, rounded, where that leaves something on both sides.
+fn share(samples: usize, fraction: f64) -> Result<usize> {
+    if samples == 0 {
+        return Err(Error::EmptyDataset { action: "a split" });
+    }
+    let wanted = (samples as f64 * fraction).round();
+    // Written so that NaN is refused too.
+    if !(fraction > 0.0 && fraction < 1.0 && wanted >= 1.0 && wanted < samples as f64) {
+        return Err(Error::Fraction { fraction, samples });
+    }
+    Ok(wanted as usize)
 }
 
 /// The samples of each class, in order. Classes without samples do not appear.

@@ -4,72 +4,17 @@
 #![allow(clippy::unwrap_used)] // The helpers beside the tests are tests too.
 
 mod common;
+#[path = "common/watched.rs"]
+mod watched;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-use common::{gzip, idx};
+use common::{gzip, idx, mutate};
 use everstep_data::IdxArray;
 use everstep_device::philox::Generator;
-
-/// The system's allocator, with a record of the largest request.
-struct Watched;
-
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Watched {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Relaxed);
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Relaxed);
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        LARGEST.fetch_max(new_size, Relaxed);
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are the callee's.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watched = Watched;
+use watched::largest;
 
 /// What the gzip decoder and the reader's first block may take whatever the input.
 const BASE: usize = 96 * 1024;
 const ROUNDS: u64 = 8_000;
-
-/// Changes `bytes` in one to four places: a bit, a byte, a cut, a run taken out or doubled, a huge number.
-fn mutate(bytes: &mut Vec<u8>, random: &mut Generator) {
-    for _ in 0..=random.below(4) {
-        if bytes.is_empty() {
-            return;
-        }
-        let at = random.below(bytes.len() as u32) as usize;
-        let run = at..(at + 1 + random.below(16) as usize).min(bytes.len());
-        match random.below(7) {
-            0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.below(256) as u8,
-            2 => bytes.truncate(at),
-            3 => drop(bytes.drain(run)),
-            4 => bytes.extend_from_within(run),
-            5 => bytes[run].fill(0xff),
-            // The header is small beside the data, so it gets a share of its own.
-            _ => bytes[at % 16] = random.below(256) as u8,
-        }
-    }
-}
 
 #[test]
 fn damaged_inputs_neither_panic_nor_take_memory() {
@@ -78,15 +23,14 @@ fn damaged_inputs_neither_panic_nor_take_memory() {
         [idx(8, &[10, 8, 8], &data), idx(0x0d, &[20, 8], &data), idx(0x0e, &[80], &data), idx(9, &[640], &data)];
     let (mut read, mut refused) = (0, 0);
     let mut check = |bytes: &[u8], seed: u64| {
-        LARGEST.store(0, Relaxed);
-        match IdxArray::from_bytes(bytes, "damaged") {
+        let (largest, outcome) = largest(|| IdxArray::from_bytes(bytes, "damaged"));
+        match outcome {
             Ok(_) => read += 1,
             Err(error) => {
                 assert!(!error.to_string().is_empty());
                 refused += 1;
             }
         }
-        let largest = LARGEST.load(Relaxed);
         assert!(largest <= BASE, "seed {seed}: {largest} bytes for an input of {}", bytes.len());
     };
     for seed in 0..ROUNDS {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{Scripted, numbers};
-use everstep_data::{Cursor, Dataset, Error, FieldSpec, HostBatch, HostLoader, LoaderConfig, MAX_PREFETCH, SampleSpec};
+use everstep_data::{
+    At, Cursor, Dataset, Error, FieldSpec, HostBatch, HostLoader, LoaderConfig, MAX_PREFETCH, SampleSpec,
+};
 
 fn config(batch_size: usize, prefetch: usize) -> LoaderConfig {
     LoaderConfig::new(batch_size).shuffle(3).prefetch(prefetch)
@@ -228,8 +230,8 @@ impl<D: Dataset> Dataset for Fewer<D> {
         self.0.spec()
     }
 
-    fn read(&self, index: usize, sample: everstep_data::SampleMut<'_>) -> everstep_data::Result<()> {
-        self.0.read(index, sample)
+    fn read(&self, at: At, sample: everstep_data::SampleMut<'_>) -> everstep_data::Result<()> {
+        self.0.read(at, sample)
     }
 
     fn classes(&self) -> Option<usize> {

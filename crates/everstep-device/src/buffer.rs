@@ -101,3 +101,11 @@ pub struct Slice {
     /// Length in bytes.
     pub bytes: usize,
 }
+
+impl Slice {
+    /// Whether the two share a byte.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (end, other_end) = (self.offset.saturating_add(self.bytes), other.offset.saturating_add(other.bytes));
+        self.buffer == other.buffer && self.offset < other_end && other.offset < end
+    }
+}

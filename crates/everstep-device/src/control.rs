@@ -12,7 +12,6 @@
 //!       8..16             zero
 //!      16  current        one row of 4 f32 per group: the schedule's row for the step being committed
 //!          schedule       WINDOW rows of 4 f32 per group
-//!          records        RECORDS records of RECORD_WORDS words, at attempt % RECORDS
 //! ```
 //! A row holds what an optimizer wants per step, computed by the host in f64: the learning rate and its corrections.
 //! `shared/control.wgsl` is the twin of the constants here.
@@ -39,9 +38,7 @@ pub const CURRENT: usize = 16;
 pub const ROW_WORDS: usize = 4;
 /// Rows of the schedule per group: more than the steps that can be in flight, so a verdict learned late never empties it.
 pub const WINDOW: usize = 64;
-/// Records kept on the device.
-pub const RECORDS: usize = 32;
-/// Words per record.
+/// Words of a step's record, which the gate writes beside the control block.
 pub const RECORD_WORDS: usize = 16;
 
 /// What the gate does with a step.
@@ -77,15 +74,9 @@ pub fn schedule_start(groups: usize) -> usize {
     CURRENT + groups * ROW_WORDS
 }
 
-/// First word of the records.
-pub fn records_start(groups: usize) -> usize {
-    // Records are copied out on their own, so they begin where a slice may.
-    (schedule_start(groups) + WINDOW * groups * ROW_WORDS).next_multiple_of(crate::ALIGNMENT / 4)
-}
-
 /// Words of the whole block.
 pub fn words(groups: usize) -> usize {
-    records_start(groups) + RECORDS * RECORD_WORDS
+    schedule_start(groups) + WINDOW * groups * ROW_WORDS
 }
 
 /// What the gate wrote about one attempted step.

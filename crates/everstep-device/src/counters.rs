@@ -12,6 +12,8 @@ pub struct Counters {
     pub commands: u64,
     /// Commands dropped because nothing needed their result.
     pub dropped: u64,
+    /// Copies left out because the producer wrote the target itself.
+    pub elided: u64,
     /// Bytes copied from the host.
     pub upload_bytes: u64,
     /// Read-backs begun.
@@ -33,6 +35,7 @@ pub(crate) struct AtomicCounters {
     pub(crate) flushes: AtomicU64,
     pub(crate) commands: AtomicU64,
     pub(crate) dropped: AtomicU64,
+    pub(crate) elided: AtomicU64,
     pub(crate) upload_bytes: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) blocking_reads: AtomicU64,
@@ -52,6 +55,7 @@ impl AtomicCounters {
             flushes: self.flushes.load(Relaxed),
             commands: self.commands.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
+            elided: self.elided.load(Relaxed),
             upload_bytes: self.upload_bytes.load(Relaxed),
             reads: self.reads.load(Relaxed),
             blocking_reads: self.blocking_reads.load(Relaxed),

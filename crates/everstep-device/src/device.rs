@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::counters::AtomicCounters;
-use crate::passes::{Allocator, Plan};
+use crate::passes::{Allocator, Place, Plan, elide};
 use crate::readback::{Pending, Readback};
 use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
 
@@ -99,11 +99,12 @@ impl Executor {
         }
     }
 
-    fn read(&mut self, places: &[crate::passes::Place]) -> Result<Pending> {
+    /// Begins to read `places`, and zeroes `clear` behind them.
+    fn read(&mut self, places: &[Place], clear: Option<Place>) -> Result<Pending> {
         match self {
-            Self::Cpu(executor) => Ok(Pending::Ready(executor.read(places))),
+            Self::Cpu(executor) => Ok(Pending::Ready(executor.read(places, clear))),
             #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.read(places).map(Pending::Gpu),
+            Self::Gpu(executor) => executor.read(places, clear).map(Pending::Gpu),
             Self::Null(executor) => Ok(Pending::Ready(executor.read(places))),
         }
     }
@@ -117,12 +118,23 @@ struct Shared {
     info: DeviceInfo,
     limits: SizeLimits,
     next_buffer: AtomicU64,
+    failures: AtomicU64,
     counters: AtomicCounters,
     recorder: Mutex<Recorder>,
     // Apart from the recorder, so that dropping a handle never waits for a running recording.
     dropped: Mutex<Vec<BufferId>>,
     engine: Mutex<Engine>,
 }
+
+// Said once, here: to prove it anew, through all of wgpu's types, for every type that holds a tensor is more than
+// rustdoc's recursion allows.
+// SAFETY: what a device shares is `Send` and `Sync`, which the compiler checks below.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+const fn assert_shared<T: Send + Sync>() {}
+const _: () = assert_shared::<Arc<Shared>>();
 
 #[derive(Default)]
 struct Recorder {
@@ -135,6 +147,30 @@ struct Engine {
     executor: Executor,
 }
 
+impl Engine {
+    /// After memory ran out: what can be freed is freed.
+    fn undo_create(&mut self, plan: &Plan) {
+        let created: HashSet<_> = plan.create.iter().map(|(memory, _)| *memory).collect();
+        self.allocator.forget(&created);
+        let trimmed = self.allocator.trim(&HashSet::new());
+        self.executor.destroy(&trimmed);
+        self.executor.destroy(&created.into_iter().collect::<Vec<_>>());
+    }
+
+    /// Creates the plan's memory. Where there is too little, the pooled memory that the plan does not use is given back
+    /// first: it serves only buffers of its own size, and shapes may have changed since.
+    fn create(&mut self, plan: &Plan) -> Result<()> {
+        let Err(error) = self.executor.create(plan) else { return Ok(()) };
+        let places = plan.commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
+        let trimmed = self.allocator.trim(&places.map(|place| place.memory).collect());
+        if trimmed.is_empty() {
+            return Err(error);
+        }
+        self.executor.destroy(&trimmed);
+        self.executor.create(plan)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,6 +181,7 @@ impl Device {
             info,
             limits,
             next_buffer: AtomicU64::new(STATUS.0 + 1),
+            failures: AtomicU64::new(0),
             counters: AtomicCounters::default(),
             recorder: Mutex::default(),
             dropped: Mutex::default(),
@@ -152,12 +189,7 @@ impl Device {
         }));
         let mut recorder = lock(&device.0.recorder);
         recorder.sizes.insert(STATUS, device.status().bytes);
-        recorder.recording.push(Command {
-            op: "status",
-            work: Work::Upload(Arc::from(vec![0u8; status::WORDS * 4])),
-            inputs: vec![],
-            outputs: vec![device.status()],
-        });
+        recorder.recording.push(device.status_reset());
         drop(recorder);
         device
     }
@@ -215,8 +247,13 @@ impl Device {
     }
 
     /// Appends a command to the open recording, which runs where it has grown too long.
+    ///
+    /// # Errors
+    /// [`Error::Command`] where no executor could run it; those of the recording where it runs.
     pub fn record(&self, command: Command) -> Result<()> {
         let mut recorder = lock(&self.0.recorder);
+        let check = command.check(|buffer| recorder.sizes.get(&buffer).copied());
+        check.map_err(|reason| Error::Command { op: command.op, reason })?;
         recorder.recording.push(command);
         let commands = recorder.recording.commands().len();
         let full = commands >= FLUSH_COMMANDS || recorder.recording.upload_bytes() >= FLUSH_UPLOAD_BYTES;
@@ -224,7 +261,17 @@ impl Device {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// Runs the open recording. On a GPU it is submitted and runs on by itself.
+    /// How many recordings have failed, each with all its commands. What was written by a command recorded before the
+    /// last failure may not have been.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Acquire)
+    }
+
+    /// Runs the open recording. On a GPU it is submitted and runs on by itself, on the CPU it has run at the return.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Unwritten`], [`Error::DeviceLost`], [`Error::Driver`]. None of the recording's
+    /// results exist then: memory that it was to write first is unwritten, other memory may hold what it did before.
     pub fn flush(&self) -> Result<()> {
         self.flush_engine(&mut lock(&self.0.engine))
     }
@@ -235,31 +282,46 @@ impl Device {
             engine.allocator.release(dead);
             return Ok(());
         }
+        let resets = commands.iter().any(|command| command.outputs[..] == [self.status()]);
+        self.run(engine, commands, &sizes, &dead).inspect_err(|_| {
+            self.0.failures.fetch_add(1, Ordering::AcqRel);
+            if resets {
+                lock(&self.0.recorder).recording.push_first(self.status_reset());
+            }
+        })
+    }
+
+    fn run(
+        &self,
+        engine: &mut Engine,
+        mut commands: Vec<Command>,
+        sizes: &HashMap<BufferId, usize>,
+        dead: &HashSet<BufferId>,
+    ) -> Result<()> {
         let counters = &self.0.counters;
-        let plan = engine.allocator.plan(commands, &sizes, &dead)?;
+        let elided = elide(&mut commands, sizes, dead, |buffer| engine.allocator.is_resident(buffer));
+        let plan = engine.allocator.plan(commands, sizes, dead)?;
         AtomicCounters::add(&counters.flushes, 1);
         AtomicCounters::add(&counters.commands, plan.commands.len());
         AtomicCounters::add(&counters.dropped, plan.dropped);
+        AtomicCounters::add(&counters.elided, elided);
         for command in &plan.commands {
             if let Work::Upload(data) = &command.work {
                 AtomicCounters::add(&counters.upload_bytes, data.len());
             }
         }
-        if let Err(error) = engine.executor.create(&plan) {
-            self.undo(engine, &plan);
-            return Err(error);
+        let created = engine.create(&plan);
+        let out_of_memory = created.is_err();
+        let outcome = created.and_then(|()| engine.executor.run(&plan, counters));
+        if outcome.is_err() {
+            // Its results are unwritten; memory that held something before keeps it.
+            engine.allocator.release(plan.fresh.iter().copied());
+        }
+        if out_of_memory {
+            engine.undo_create(&plan);
         }
         counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
-        engine.executor.run(&plan, counters)
-    }
-
-    /// After memory ran out: the recording is lost, its results are unwritten, what can be freed is freed.
-    fn undo(&self, engine: &mut Engine, plan: &Plan) {
-        let created: HashSet<_> = plan.create.iter().map(|(memory, _)| *memory).collect();
-        engine.allocator.forget(&created);
-        let trimmed = engine.allocator.trim();
-        engine.executor.destroy(&trimmed);
-        engine.executor.destroy(&created.into_iter().collect::<Vec<_>>());
+        outcome
     }
 
     fn take_recording(&self) -> (Vec<Command>, HashMap<BufferId, usize>, HashSet<BufferId>) {
@@ -268,31 +330,48 @@ impl Device {
         let commands = std::mem::take(&mut recorder.recording).into_commands();
         let touched = commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
         let sizes = touched.filter_map(|s| Some((s.buffer, *recorder.sizes.get(&s.buffer)?))).collect();
-        dead.iter().for_each(|id| drop(recorder.sizes.remove(id)));
+        dead.iter().for_each(|id| {
+            recorder.sizes.remove(id);
+        });
         (commands, sizes, dead)
     }
 
-    /// Runs the open recording and begins to read `slices` back. The host does not wait.
+    /// Runs the open recording and begins to read `slices` back. The host does not wait for a GPU. Data errors reported so
+    /// far go with this read-back, and later ones with a later one.
     ///
     /// # Errors
     /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed.
     pub fn read(&self, slices: &[Slice]) -> Result<Readback> {
+        self.begin_read(slices, true)
+    }
+
+    /// As [`Device::read`], of what says itself whether it is valid: data errors are neither told nor cleared.
+    ///
+    /// # Errors
+    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed.
+    pub fn read_unchecked(&self, slices: &[Slice]) -> Result<Readback> {
+        self.begin_read(slices, false)
+    }
+
+    fn begin_read(&self, slices: &[Slice], with_status: bool) -> Result<Readback> {
         let mut engine = lock(&self.0.engine);
         self.flush_engine(&mut engine)?;
-        let with_status = slices.iter().copied().chain([self.status()]);
-        let places = with_status
+        let status = with_status.then(|| self.status());
+        let places = slices.iter().copied().chain(status);
+        let places = places
             .map(|slice| engine.allocator.place(slice).ok_or(Error::Unwritten { op: "read" }))
             .collect::<Result<Vec<_>>>()?;
-        let pending = engine.executor.read(&places)?;
+        let clear = places.last().copied().filter(|_| with_status);
+        let pending = engine.executor.read(&places, clear)?;
         AtomicCounters::add(&self.0.counters.reads, 1);
-        Ok(Readback::new(self.clone(), pending))
+        Ok(Readback::new(self.clone(), pending, with_status))
     }
 
     /// Gives pooled memory that no tensor uses back to the system.
     pub fn trim(&self) -> Result<()> {
         let mut engine = lock(&self.0.engine);
         self.flush_engine(&mut engine)?;
-        let trimmed = engine.allocator.trim();
+        let trimmed = engine.allocator.trim(&HashSet::new());
         engine.executor.destroy(&trimmed);
         self.0.counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
         Ok(())
@@ -306,10 +385,9 @@ impl Device {
         AtomicCounters::add(&self.0.counters.paced_reads, 1);
     }
 
-    /// Forgets a data error that was told to the caller, so that later results are not blamed for it.
-    pub(crate) fn clear_status(&self) -> Result<()> {
+    fn status_reset(&self) -> Command {
         let zero = Work::Upload(Arc::from(vec![0u8; status::WORDS * 4]));
-        self.record(Command { op: "status", work: zero, inputs: vec![], outputs: vec![self.status()] })
+        Command { op: "status", work: zero, inputs: vec![], outputs: vec![self.status()] }
     }
 
     /// Called when the last handle on a buffer is gone.

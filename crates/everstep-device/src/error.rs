@@ -117,6 +117,14 @@ pub enum Error {
         /// What the driver said.
         reason: String,
     },
+    /// A command that no executor could run.
+    #[error("`{op}` recorded a command that cannot run: {reason}")]
+    Command {
+        /// The op that recorded it.
+        op: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Host data of the wrong length.
     #[error("{found} elements of {dtype} for shape {shape}, which has {expected}")]
     DataLength {

@@ -1,6 +1,6 @@
 //! Pointwise work as data: an [`Expr`] is a formula over elements, a [`Program`] the same formula compiled to a list.
 //!
-//! Two executors understand a program: the WGSL generator (`gpu/pointwise.rs`) and the CPU interpreter
+//! Two executors understand a program: the WGSL generator (`wgsl.rs`) and the CPU interpreter
 //! (`cpu/pointwise.rs`). Derivatives are formulas too, so any order of gradient of a pointwise op is one more program.
 
 use std::collections::HashMap;
@@ -88,10 +88,10 @@ impl Expr {
 
     /// `function` of f32 arguments, for formulas written in this crate.
     ///
-    /// The table of functions has an f32 overload for each function used so (tested), and a formula over another
-    /// dtype has no derivative; a function without one would leave its first argument.
+    /// The table of functions has an f32 overload for each function used so (tested). Arguments of other dtypes, which
+    /// [`Expr::apply`] refuses, make it NaN: an operator cannot return an error, and a gate sees that.
     pub fn call(function: &'static Function, args: &[Expr]) -> Self {
-        Self::apply(function, args.to_vec()).unwrap_or_else(|| args[0].clone())
+        Self::apply(function, args.to_vec()).unwrap_or_else(|| Self::constant(f32::NAN))
     }
 
     /// This formula with input `i` replaced by `inputs[i]`.
@@ -350,8 +350,8 @@ mod tests {
 
     #[test]
     fn a_function_without_derivative_is_named() {
-        let formula = Expr::call(&functions::RELU_GATE, &[x(), x()]);
-        assert_eq!(formula.gradients(1, &x(), &x()).unwrap_err(), "relu_gate");
+        let formula = Expr::call(&functions::EQUAL, &[x(), x()]);
+        assert_eq!(formula.gradients(1, &x(), &x()).unwrap_err(), "equal");
     }
 
     #[test]

@@ -148,8 +148,13 @@ pub fn erf_f64(x: f64) -> f64 {
     x.signum() * (1.0 - (-x * x).exp() / fraction * std::f64::consts::FRAC_2_SQRT_PI / 2.0)
 }
 
+/// x (1 + curve) / 2, where 0 times infinity is 0: the limit on the left.
+fn gelu_f64(x: f64, curve: f64) -> f64 {
+    if x == f64::NEG_INFINITY { 0.0 } else { 0.5 * x * (1.0 + curve) }
+}
+
 fn gelu_tanh_f64(x: f64) -> f64 {
-    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+    gelu_f64(x, ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
 }
 
 /// d gelu / dx of the tanh form, with u = sqrt(2/pi) (x + 0.044715 x^3) and t = tanh(u):
@@ -246,18 +251,20 @@ table! {
     RELU = "relu": [overload!(Call("relu_f32"), lanes::relu, [F32] => F32)];
     |x| if x[0] < 0.0 { 0.0 } else { x[0] };
     Some(|_, y, g| vec![Some(Expr::call(&RELU_GATE, &[y.clone(), g.clone()]))]);
-    /// Gaussian error linear unit (Hendrycks and Gimpel, 2016): a Phi(a), with erf.
+    /// Gaussian error linear unit (Hendrycks and Gimpel, 2016): a Phi(a), with erf; 0, its limit, at minus infinity.
     GELU = "gelu": [overload!(Call("gelu_f32"), math::gelu_erf, [F32] => F32)];
-    |x| 0.5 * x[0] * (1.0 + erf_f64(x[0] * std::f64::consts::FRAC_1_SQRT_2)); Some(gelu_derivative);
+    |x| gelu_f64(x[0], erf_f64(x[0] * std::f64::consts::FRAC_1_SQRT_2)); Some(gelu_derivative);
     /// GELU by its tanh approximation.
     GELU_TANH = "gelu_tanh": [overload!(Call("gelu_tanh_f32"), math::gelu_tanh, [F32] => F32)];
     |x| gelu_tanh_f64(x[0]); Some(gelu_tanh_derivative);
     /// b where a is positive or NaN, else 0: the gradient of relu.
     RELU_GATE = "relu_gate": [overload!(Call("relu_gate_f32"), lanes::relu_gate, [F32, F32] => F32)];
-    |x| if x[0] <= 0.0 { 0.0 } else { x[1] }; None;
+    |x| if x[0] <= 0.0 { 0.0 } else { x[1] };
+    Some(|x, _, g| vec![None, Some(Expr::call(&RELU_GATE, &[x[0].clone(), g.clone()]))]);
     /// c where a is the larger, half of it where a equals b, else 0: the gradient of maximum.
     MAX_SHARE = "max_share": [overload!(Call("max_share_f32"), lanes::max_share, [F32, F32, F32] => F32)];
-    |x| if x[0] > x[1] { x[2] } else if x[0] == x[1] { 0.5 * x[2] } else { 0.0 }; None;
+    |x| if x[0] > x[1] { x[2] } else if x[0] == x[1] { 0.5 * x[2] } else { 0.0 };
+    Some(|x, _, g| vec![None, None, Some(Expr::call(&MAX_SHARE, &[x[0].clone(), x[1].clone(), g.clone()]))]);
     /// 1 where a equals b, else 0, as a number.
     EQUAL = "equal": [
         overload!(Call("equal_f32"), lanes::equal, [F32, F32] => F32),

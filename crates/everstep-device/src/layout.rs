@@ -144,6 +144,21 @@ impl Layout {
         self.offset
     }
 
+    /// Whether no two elements lie at one position: what may be written through. Sufficient, not necessary: each
+    /// dimension, from the smallest stride on, steps past all that lies within it.
+    pub fn is_injective(&self) -> bool {
+        let sizes = self.shape.iter().zip(self.strides());
+        let mut dims: Vec<_> = sizes.filter(|&(&size, _)| size != 1).map(|(&size, &stride)| (stride, size)).collect();
+        dims.sort_unstable();
+        let mut extent = 1;
+        self.shape.count() == 0
+            || dims.into_iter().all(|(stride, size)| {
+                let apart = stride >= extent;
+                extent = stride * (size - 1) + extent;
+                apart
+            })
+    }
+
     /// Whether the elements lie one after the other in row-major order (from any offset).
     pub fn is_contiguous(&self) -> bool {
         let mut step = 1;
@@ -189,7 +204,10 @@ impl Layout {
         let mut result = *self;
         result.offset += start * self.strides[axis];
         result.shape.dims[axis] = (end - start).div_ceil(step);
-        result.strides[axis] = self.strides[axis] * step;
+        // The stride of one element or none means nothing, and a huge step would overflow it.
+        if result.shape.dims[axis] > 1 {
+            result.strides[axis] = self.strides[axis] * step;
+        }
         Ok(result)
     }
 
@@ -390,6 +408,16 @@ mod tests {
         let split = layout(&[4, 6]).permute(&[1, 0]).unwrap();
         assert!(split.reshape(&Shape::new(&[2, 3, 4]).unwrap()).is_some(), "splitting a dimension needs no copy");
         assert!(split.reshape(&Shape::new(&[24]).unwrap()).is_none(), "merging transposed ones does");
+    }
+
+    #[test]
+    fn layouts_that_repeat_elements_are_seen() {
+        let base = layout(&[4, 6]);
+        assert!(base.is_injective() && base.permute(&[1, 0]).unwrap().is_injective());
+        assert!(base.slice(1, 1, 6, 2).unwrap().is_injective() && layout(&[]).is_injective());
+        let repeat = |from: &[usize], to: &[usize]| layout(from).broadcast_to(&Shape::new(to).unwrap()).unwrap();
+        assert!(!repeat(&[1, 6], &[4, 6]).is_injective() && !repeat(&[1], &[2]).is_injective());
+        assert!(repeat(&[1, 6], &[0, 6]).is_injective() && repeat(&[1, 6], &[1, 1, 6]).is_injective());
     }
 
     #[test]

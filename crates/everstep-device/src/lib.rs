@@ -24,6 +24,7 @@ mod readback;
 mod recording;
 mod select;
 pub mod status;
+mod wgsl;
 
 pub use buffer::{ALIGNMENT, Buffer, BufferId, Region, Slice};
 pub use counters::Counters;

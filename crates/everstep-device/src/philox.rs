@@ -56,13 +56,19 @@ impl Generator {
         Self { step, position: 0, ..self.clone() }
     }
 
-    /// A generator of a stream of its own: the n-th call gives the n-th stream after this one's.
+    /// A generator of a stream of its own. Stream 0 gives 1, 2, .. in turn; a fork gives streams drawn from its own
+    /// number, with the highest bit set, so that they are neither its siblings' nor (but for one chance in 2^31) those
+    /// of its siblings' forks.
     ///
     /// Each parameter that is initialised and each dropout layer takes one, so that adding a layer at the end
     /// leaves the numbers of those before it as they were.
     pub fn fork(&mut self) -> Self {
         self.forks += 1;
-        Self::with_stream(self.seed, self.stream.wrapping_add(self.forks))
+        let stream = match self.stream {
+            0 => self.forks,
+            parent => 1 << 31 | philox4x32_10([self.forks, parent, 0, 0], [0; 2])[0],
+        };
+        Self::with_stream(self.seed, stream)
     }
 
     /// The seed.
@@ -182,5 +188,15 @@ mod tests {
         assert_ne!(first(a.clone()), first(b));
         assert_ne!(first(a.clone()), first(a.at_step(1)));
         assert_eq!(first(a.clone()), first(Generator::new(1).fork()));
+        // Forks of forks meet nobody: blocks that hand their own generator on begin with numbers of their own.
+        let mut streams = Vec::new();
+        for mut block in [root.fork(), root.fork()] {
+            streams.push(block.stream());
+            for mut layer in [block.fork(), block.fork(), block.fork()] {
+                streams.extend([layer.stream(), layer.fork().stream(), layer.fork().stream()]);
+            }
+        }
+        streams.sort_unstable();
+        assert!(streams.windows(2).all(|pair| pair[0] != pair[1]), "{streams:?}");
     }
 }

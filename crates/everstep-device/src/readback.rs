@@ -15,16 +15,21 @@ pub(crate) enum Pending {
     Gpu(crate::gpu::PendingRead),
 }
 
+/// For a caller that waits for what it already has.
+const TAKEN: Error = Error::Command { op: "read", reason: "its result was taken before" };
+
 /// A read-back under way. Poll it with [`Readback::try_take`], await it, or block with [`Readback::wait`].
 #[must_use = "a read-back that is dropped is never seen"]
 pub struct Readback {
     device: Device,
     pending: Option<Pending>,
+    // Whether the device's data status comes behind the slices.
+    with_status: bool,
 }
 
 impl Readback {
-    pub(crate) fn new(device: Device, pending: Pending) -> Self {
-        Self { device, pending: Some(pending) }
+    pub(crate) fn new(device: Device, pending: Pending, with_status: bool) -> Self {
+        Self { device, pending: Some(pending), with_status }
     }
 
     /// The bytes of each slice, if they have arrived. After they were taken it answers `None` for ever.
@@ -69,7 +74,7 @@ impl Readback {
 
     fn arrive(mut self) -> Result<Vec<Vec<u8>>> {
         match self.pending.take() {
-            None => Ok(vec![]),
+            None => Err(TAKEN),
             Some(Pending::Ready(parts)) => self.checked(parts),
             #[cfg(feature = "gpu")]
             Some(Pending::Gpu(read)) => {
@@ -81,16 +86,9 @@ impl Readback {
 
     /// Splits off the status and turns it into an error.
     fn checked(&self, mut parts: Parts) -> Result<Parts> {
-        let words: Vec<u32> =
-            parts.pop().map(|bytes| bytemuck::allocation::pod_collect_to_vec(&bytes)).unwrap_or_default();
-        match status::error(&words) {
-            None => Ok(parts),
-            Some(error @ Error::OutOfRange { .. }) => {
-                self.device.clear_status()?;
-                Err(error)
-            }
-            Some(error) => Err(error),
-        }
+        let status = if self.with_status { parts.pop() } else { None };
+        let words: Vec<u32> = status.map(|bytes| bytemuck::allocation::pod_collect_to_vec(&bytes)).unwrap_or_default();
+        status::error(&words).map_or(Ok(parts), Err)
     }
 }
 
@@ -99,6 +97,9 @@ impl Future for Readback {
 
     /// Pending until the bytes are there; asks to be polled again at once, because no driver thread would wake it.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.pending.is_none() {
+            return Poll::Ready(Err(TAKEN));
+        }
         match self.try_take() {
             Ok(Some(parts)) => Poll::Ready(Ok(parts)),
             Err(error) => Poll::Ready(Err(error)),

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::expr::Program;
-use crate::{BufferId, Slice};
+use crate::{ALIGNMENT, BufferId, Slice};
 
 /// One unit of work: what to do, what it reads, what it writes.
 #[derive(Clone, Debug)]
@@ -37,6 +37,34 @@ impl Command {
     pub fn touches(&self, buffer: BufferId) -> bool {
         self.inputs.iter().chain(&self.outputs).any(|slice| slice.buffer == buffer)
     }
+
+    /// Whether it can run on any executor: what is wrong with it otherwise. `size` tells the bytes of a buffer.
+    pub(crate) fn check(&self, size: impl Fn(BufferId) -> Option<usize>) -> std::result::Result<(), &'static str> {
+        let alignment = if matches!(self.work, Work::Kernel(_)) { ALIGNMENT } else { 4 };
+        for slice in self.inputs.iter().chain(&self.outputs) {
+            let bytes = size(slice.buffer).ok_or("a slice of a buffer that no longer exists")?;
+            if slice.offset.checked_add(slice.bytes).is_none_or(|end| end > bytes) {
+                return Err("a slice leaves its buffer");
+            }
+            if !slice.offset.is_multiple_of(alignment) {
+                return Err("a slice does not start where it may");
+            }
+        }
+        for (index, output) in self.outputs.iter().enumerate() {
+            if self.outputs[..index].iter().any(|earlier| earlier.overlaps(output)) {
+                return Err("two outputs overlap");
+            }
+        }
+        match (&self.work, &self.inputs[..], &self.outputs[..]) {
+            (Work::Kernel(kernel), inputs, outputs) => {
+                let words = |slices: &[Slice]| slices.iter().map(|slice| slice.bytes.div_ceil(4)).collect::<Vec<_>>();
+                kernel.check(&words(inputs), &words(outputs))
+            }
+            (Work::Upload(data), [], [output]) if data.len() == output.bytes => Ok(()),
+            (Work::Copy, [input], [output]) if input.bytes == output.bytes => Ok(()),
+            _ => Err("the sizes of source and target differ"),
+        }
+    }
 }
 
 /// A kernel with its parameters: the CPU twin and the shader of one operation.
@@ -47,7 +75,16 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// The name its shader, its CPU twin and its op share.
     fn name(&self) -> &'static str;
 
-    /// Runs it on the CPU.
+    /// Whether it can run on inputs and outputs of these sizes in 32-bit words: what is wrong otherwise. Asked when its
+    /// command is recorded; where it answers well, no element outside them is touched.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self, _inputs: &[usize], _outputs: &[usize]) -> std::result::Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// Runs it on the CPU. It may not use the device that runs it.
     fn run(&self, args: &mut Args<'_>);
 
     /// How to run it on a GPU; `None` where there is nothing to do (an empty output).
@@ -135,6 +172,12 @@ impl Recording {
             self.upload_bytes += data.len();
         }
         self.commands.push(command);
+    }
+
+    /// Puts a command before all others.
+    pub(crate) fn push_first(&mut self, command: Command) {
+        self.push(command);
+        self.commands.rotate_right(1);
     }
 
     /// The commands, oldest first.

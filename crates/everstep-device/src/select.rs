@@ -39,7 +39,8 @@ impl Device {
         let (name, driver) = cpu::describe();
         let executor = Executor::Cpu(cpu::CpuExecutor::new(format!("cpu: {name}")));
         let info = DeviceInfo { kind: DeviceKind::Cpu, name, driver, software: false };
-        let limit = ("the machine's memory", cpu::memory_limit());
+        // Kernels count elements in 32 bits, on every device.
+        let limit = ("the machine's memory, or 2^32 elements,", cpu::memory_limit().min(u32::MAX as usize * 4));
         Self::from_executor(executor, info, SizeLimits { buffer: limit, binding: limit })
     }
 
@@ -59,7 +60,7 @@ impl Device {
     /// [`Error::NoDevice`] where `EVERSTEP_DEVICE` names none.
     pub fn best() -> Result<Self> {
         match std::env::var("EVERSTEP_DEVICE") {
-            Ok(name) if !name.trim().is_empty() && name.trim() != "auto" => Self::from_name(name.trim()),
+            Ok(name) if !matches!(name.trim().to_ascii_lowercase().as_str(), "" | "auto") => Self::from_name(&name),
             _ => Ok(Self::auto()),
         }
     }
@@ -74,7 +75,7 @@ impl Device {
             "auto" => Self::best(),
             "cpu" => Ok(Self::cpu()),
             "gpu" => Self::gpu(""),
-            other => match other.strip_prefix("gpu:") {
+            other => match other.strip_prefix("gpu:").map(str::trim) {
                 Some(adapter) if !adapter.is_empty() => Self::gpu(adapter),
                 _ => Err(no_device(name, "this is no device's name")),
             },

@@ -60,7 +60,7 @@ impl LinearConfig {
     /// The layer, its parameters drawn from streams of their own.
     ///
     /// # Errors
-    /// [`Error::Setting`] without features; those of making a tensor.
+    /// [`Error::Setting`] without features or where an initial distribution is none; those of making a tensor.
     pub fn init(&self, generator: &mut Generator, device: &Device) -> Result<Linear> {
         for (field, value) in [("in_features", self.in_features), ("out_features", self.out_features)] {
             if value == 0 {
@@ -68,8 +68,16 @@ impl LinearConfig {
             }
         }
         let fans = (self.in_features, self.out_features);
-        let weight = self.weight_init.tensor(&[self.out_features, self.in_features], fans, generator, device)?;
         let bias_init = self.bias_init.unwrap_or(Init::Uniform { bound: 1.0 / (self.in_features as f64).sqrt() });
+        for (field, init) in [("weight_init", &self.weight_init), ("bias_init", &bias_init)] {
+            let scale = init.scale(fans.0, fans.1);
+            let constant = matches!(init, Init::Constant(_));
+            if !(scale as f32).is_finite() || (scale < 0.0 && !constant) {
+                let (value, rule) = (format!("{init:?}"), "of a finite scale, at least 0 for a distribution");
+                return Err(Error::Setting { layer: "Linear", field, value, rule });
+            }
+        }
+        let weight = self.weight_init.tensor(&[self.out_features, self.in_features], fans, generator, device)?;
         let bias = match self.bias {
             true => Some(Parameter::new(&bias_init.tensor(&[self.out_features], fans, generator, device)?)?),
             false => None,
@@ -78,13 +86,13 @@ impl LinearConfig {
     }
 }
 
-/// y = x W^T + b: x [.., in], W [out, in], b [out], y [.., out].
+/// y = x W^T + b: x `[.., in]`, W `[out, in]`, b `[out]`, y `[.., out]`.
 #[derive(Debug, Module)]
 #[module(crate = everstep_nn)]
 pub struct Linear {
-    /// W: [out, in].
+    /// W: `[out, in]`.
     pub weight: Parameter,
-    /// b: [out].
+    /// b: `[out]`.
     pub bias: Option<Parameter>,
 }
 

@@ -225,11 +225,26 @@ impl<M: Module + ?Sized> Module for Box<M> {
     }
 }
 
-impl<A: Module, B: Module> Module for (A, B) {
-    fn visit(&self, visitor: &mut Visitor<'_>) {
-        visitor.child("0", &self.0);
-        visitor.child("1", &self.1);
-    }
+/// Tuples name their elements by number.
+macro_rules! tuple {
+    ($($type:ident $index:tt),+) => {
+        impl<$($type: Module),+> Module for ($($type,)+) {
+            fn visit(&self, visitor: &mut Visitor<'_>) {
+                $(visitor.child(stringify!($index), &self.$index);)+
+            }
+        }
+    };
+}
+
+tuple!(A 0);
+tuple!(A 0, B 1);
+tuple!(A 0, B 1, C 2);
+tuple!(A 0, B 1, C 2, D 3);
+tuple!(A 0, B 1, C 2, D 3, E 4);
+tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+impl<T: ?Sized> Module for std::marker::PhantomData<T> {
+    fn visit(&self, _: &mut Visitor<'_>) {}
 }
 
 /// Plain values hold no parameters.

@@ -68,11 +68,13 @@ struct Settings {
 
 impl Settings {
     fn check(&self) -> Result<()> {
-        let valid = |value: f64| value >= 0.0 && value.is_finite();
+        let valid = |value: f64| value >= 0.0 && (value as f32).is_finite();
         let rule = "finite and at least 0";
         check(self.name, "learning_rate", self.learning_rate, valid(self.learning_rate), rule)?;
         check(self.name, "weight_decay", self.weight_decay, valid(self.weight_decay), rule)?;
-        check(self.name, "epsilon", self.epsilon, valid(self.epsilon), rule)?;
+        // An element that never had a gradient divides by it alone.
+        let divides = self.epsilon as f32 > 0.0 && self.epsilon.is_finite();
+        check(self.name, "epsilon", self.epsilon, divides, "finite and more than 0 in f32")?;
         for beta in [self.betas.0, self.betas.1] {
             check(self.name, "betas", beta, (0.0..1.0).contains(&beta), "at least 0 and less than 1")?;
         }

@@ -125,7 +125,8 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// The learning rate as a function of the number of committed steps: a refused step does not advance it.
+    /// The learning rate as a function of the number of committed steps: a refused step does not advance it. A step
+    /// whose rate is not finite is refused.
     #[must_use]
     pub fn schedule(mut self, schedule: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Self {
         self.schedule = Box::new(schedule);
@@ -142,6 +143,9 @@ impl Optimizer {
     /// Ends a step whose gradients [`Tensor::backward`] has collected: judges it by its gradients and `loss`, and updates
     /// the parameters unless it is refused. The host does not wait for it. Gradients begin anew.
     ///
+    /// A parameter that no gradient reached takes part with a gradient of zero: momentum moves it on and weight decay
+    /// shrinks it (PyTorch leaves it out). A frozen one keeps its values and its state.
+    ///
     /// # Errors
     /// [`everstep_tensor::Error::NotScalar`]; [`everstep_device::Error::OutOfRange`], some steps late, for a step that met
     /// a label or index outside its range: it was refused, and training may go on.
@@ -154,15 +158,16 @@ impl Optimizer {
         self.gate.judge(&self.arena, loss)?;
         self.update()?;
         self.arena.mark_changed();
-        let records = self.gate.deliver()?;
+        let mut records = Vec::new();
+        let outcome = self.gate.deliver(&mut records);
         self.keep(records);
-        Ok(())
+        Ok(outcome?)
     }
 
-    /// The update kernel over each group, in windows that a kernel can bind.
+    /// The update kernel over what learns, in windows that a kernel can bind.
     fn update(&self) -> Result<()> {
-        for (group, range) in self.arena.groups().iter().enumerate() {
-            for (start, count) in self.arena.windows(range.clone()) {
+        for (group, range) in self.arena.trainable() {
+            for (start, count) in self.arena.windows(range) {
                 let part = |buffer: &Buffer| self.arena.window(buffer, start, count).map(|region| region.slice());
                 let mut outputs = vec![part(self.arena.values())?];
                 for state in &self.states {
@@ -200,10 +205,12 @@ impl Optimizer {
     /// Waits for the records of all steps so far, and returns those not yet taken.
     ///
     /// # Errors
-    /// As [`Optimizer::step`].
+    /// As [`Optimizer::step`], once for each such step: the records so far can be taken, the next call goes on.
     pub fn finish(&mut self) -> Result<Vec<Record>> {
-        let records = self.gate.drain()?;
+        let mut records = Vec::new();
+        let outcome = self.gate.drain(&mut records);
         self.keep(records);
+        outcome?;
         Ok(self.take_records())
     }
 

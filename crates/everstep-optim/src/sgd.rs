@@ -20,7 +20,7 @@ pub struct Sgd {
     /// Share of the last direction that is kept.
     #[serde(default)]
     pub momentum: f64,
-    /// Share of the gradient that is left out of the momentum.
+    /// Share of the gradient that is left out of the momentum; does nothing without momentum.
     #[serde(default)]
     pub dampening: f64,
     /// Looks ahead along the momentum.
@@ -68,11 +68,11 @@ impl Rule for Sgd {
     }
 
     fn check(&self) -> Result<()> {
-        let valid = |value: f64| value >= 0.0 && value.is_finite();
+        let valid = |value: f64| value >= 0.0 && (value as f32).is_finite();
         check("Sgd", "learning_rate", self.learning_rate, valid(self.learning_rate), "finite and at least 0")?;
         check("Sgd", "weight_decay", self.weight_decay, valid(self.weight_decay), "finite and at least 0")?;
         check("Sgd", "momentum", self.momentum, valid(self.momentum), "finite and at least 0")?;
-        check("Sgd", "dampening", self.dampening, self.dampening.is_finite(), "finite")?;
+        check("Sgd", "dampening", self.dampening, (self.dampening as f32).is_finite(), "finite")?;
         let lookahead = !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0);
         check("Sgd", "nesterov", 1.0, lookahead, "used with momentum and without dampening")
     }
@@ -86,7 +86,9 @@ impl Rule for Sgd {
     }
 
     fn row(&self, learning_rate: f64, committed: u64) -> [f32; 4] {
-        let share = if committed == 0 { 1.0 } else { 1.0 - self.dampening };
+        // Dampening is a part of momentum: without momentum there is nothing to dampen.
+        let whole = committed == 0 || self.momentum == 0.0;
+        let share = if whole { 1.0 } else { 1.0 - self.dampening };
         [learning_rate as f32, share as f32, 0.0, 0.0]
     }
 

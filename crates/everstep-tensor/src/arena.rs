@@ -14,6 +14,8 @@ use crate::{Error, Parameter, Result, Tensor};
 pub struct Arena {
     device: Device,
     parameters: Vec<Parameter>,
+    // Where each parameter's slot is, padding included.
+    slots: Vec<Range<usize>>,
     groups: Vec<Range<usize>>,
     elements: usize,
     values: Buffer,
@@ -36,7 +38,7 @@ impl Arena {
         let first = groups.iter().flatten().next().ok_or(Error::NoParameters)?;
         let device = first.device();
         let mut parameters: Vec<Parameter> = Vec::new();
-        let mut starts = Vec::new();
+        let mut slots = Vec::new();
         let mut ranges = Vec::new();
         let mut elements = 0;
         for group in groups {
@@ -47,8 +49,9 @@ impl Arena {
                 }
                 check(parameter, &device)?;
                 parameters.push(parameter.clone());
-                starts.push(elements);
+                let start = elements;
                 elements += parameter.shape().count().next_multiple_of(STEP);
+                slots.push(start..elements);
             }
             ranges.push(begin..elements);
         }
@@ -57,12 +60,13 @@ impl Arena {
         let values = device.windowed_buffer("arena", elements * 4)?;
         let gradients = device.windowed_buffer("arena", elements * 4)?;
         let owner = Arc::new(());
-        let arena = Self { device, parameters, groups: ranges, elements, values, gradients, _owner: owner.clone() };
+        let groups = ranges;
+        let arena = Self { device, parameters, slots, groups, elements, values, gradients, _owner: owner.clone() };
         arena.zero(&arena.values)?;
         arena.zero(&arena.gradients)?;
-        for (parameter, start) in arena.parameters.iter().zip(starts) {
-            let value = arena.slot(&arena.values, start, parameter.shape())?;
-            parameter.rehome(value, arena.slot(&arena.gradients, start, parameter.shape())?, &owner)?;
+        for (parameter, slot) in arena.parameters.iter().zip(&arena.slots) {
+            let value = arena.slot(&arena.values, slot.start, parameter.shape())?;
+            parameter.rehome(value, arena.slot(&arena.gradients, slot.start, parameter.shape())?, &owner)?;
         }
         Ok(arena)
     }
@@ -90,6 +94,20 @@ impl Arena {
     /// The range of elements of each group.
     pub fn groups(&self) -> &[Range<usize>] {
         &self.groups
+    }
+
+    /// The ranges of elements that learn, each with its group: neighbouring trainable parameters are one range.
+    pub fn trainable(&self) -> Vec<(usize, Range<usize>)> {
+        let mut ranges: Vec<(usize, Range<usize>)> = Vec::new();
+        for (parameter, slot) in self.parameters.iter().zip(&self.slots) {
+            let group = self.groups.iter().position(|group| group.contains(&slot.start));
+            let Some(group) = group.filter(|_| parameter.is_trainable()) else { continue };
+            match ranges.last_mut() {
+                Some((last, range)) if *last == group && range.end == slot.start => range.end = slot.end,
+                _ => ranges.push((group, slot.clone())),
+            }
+        }
+        ranges
     }
 
     /// Elements of each buffer, padding included.
@@ -140,7 +158,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Ends the collection of gradients for a step: slots that none reached are zeroed.
+    /// Ends the collection of gradients for a step: slots that none reached are zeroed, frozen parameters' too.
     pub fn finish_gradients(&self) -> Result<()> {
         self.parameters.iter().try_for_each(Parameter::finish_gradient)
     }
@@ -158,6 +176,10 @@ fn check(parameter: &Parameter, device: &Device) -> Result<()> {
     }
     if parameter.dtype() != DType::F32 {
         return Err(Error::DTypes { op: "arena", found: vec![parameter.dtype()] });
+    }
+    // Before any parameter moves: a failed optimizer leaves all of them as they were.
+    if parameter.is_owned() {
+        return Err(Error::ParameterInUse { shape: *parameter.shape() });
     }
     Ok(())
 }

@@ -141,7 +141,6 @@ pub fn gradients(output: &Tensor, inputs: &[&Tensor], options: GradientOptions) 
             if wanted.contains(&Some(node.id)) {
                 found.insert(node.id, gradient.clone());
             }
-            Ok(())
         })
     })?;
     Ok(wanted.into_iter().map(|id| id.and_then(|id| found.get(&id).cloned())).collect())
@@ -160,12 +159,12 @@ fn walk(
     seed: Tensor,
     retain: bool,
     with_graph: bool,
-    mut visit: impl FnMut(&Arc<Node>, &Tensor) -> Result<()>,
+    mut visit: impl FnMut(&Arc<Node>, &Tensor),
 ) -> Result<()> {
     let root = output.node().ok_or(Error::NoTape)?;
     let mut pending = BTreeMap::from([(root.id, (root.clone(), seed))]);
     while let Some((_, (node, gradient))) = pending.pop_last() {
-        visit(&node, &gradient)?;
+        visit(&node, &gradient);
         let Kind::Op(entry, name) = &node.kind else { continue };
         let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = if retain { entry.clone() } else { entry.take() };
@@ -178,8 +177,15 @@ fn walk(
             outputs[0] = outputs[0].with_node(node.clone());
         }
         let parts = op.vjp(&Saved { inputs: &inputs, outputs: &outputs }, &gradient)?;
+        if parts.len() != inputs.len() {
+            return Err(Error::Gradients { op: op.name(), found: parts.len(), expected: inputs.len() });
+        }
         for (input, part) in inputs.iter().zip(parts) {
             let (Some(node), Some(part)) = (input.node(), part) else { continue };
+            if part.shape() != input.shape() {
+                let rule = "a gradient has the shape of its input";
+                return Err(Error::Shapes { op: op.name(), left: *part.shape(), right: *input.shape(), rule });
+            }
             let sum = match pending.remove(&node.id) {
                 Some((_, earlier)) => earlier.add(&part)?,
                 None => part,
@@ -197,11 +203,13 @@ impl Tensor {
     /// [`Error::NotScalar`], [`Error::NoTape`]; [`Error::TapeFreed`] the second time; [`Error::StaleParameter`] where an
     /// optimizer step came in between; [`Error::NotDifferentiable`].
     pub fn backward(&self) -> Result<()> {
+        // Stored once the whole walk went well: a backward pass that fails leaves every gradient as it was.
+        let mut leaves = Vec::new();
         no_grad(|| {
-            walk(self, seed(self)?, false, false, |node, gradient| match node.as_leaf() {
-                Some(leaf) => leaf.accumulate(gradient),
-                None => Ok(()),
-            })
+            walk(self, seed(self)?, false, false, |node, gradient| {
+                leaves.extend(node.as_leaf().map(|leaf| (leaf.clone(), gradient.clone())));
+            })?;
+            leaves.iter().try_for_each(|(leaf, gradient)| leaf.accumulate(gradient))
         })
     }
 
@@ -216,7 +224,8 @@ impl Tensor {
     /// # Errors
     /// [`Error::NotFloat`].
     pub fn requires_grad(&self) -> Result<Self> {
-        Ok(crate::Parameter::new(&self.detach())?.tensor())
+        let parameter = crate::Parameter::new(&self.detach())?;
+        Ok(with_recording(true, || parameter.tensor()))
     }
 
     /// The gradient collected so far, if this tensor is a parameter's or was made by [`Tensor::requires_grad`].

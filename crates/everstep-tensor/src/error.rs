@@ -119,6 +119,28 @@ pub enum Error {
         /// The op.
         op: &'static str,
     },
+    /// An op of a program's own that was applied to nothing.
+    #[error("`{op}` was applied to no tensor; its device and result follow from its inputs")]
+    NoInputs {
+        /// The op.
+        op: &'static str,
+    },
+    /// An op of a program's own that makes nothing.
+    #[error("`{op}` infers no output; the first one is its result")]
+    NoOutputs {
+        /// The op.
+        op: &'static str,
+    },
+    /// An op of a program's own with the wrong number of gradients.
+    #[error("`{op}` gives {found} gradients for {expected} inputs; give `None` where none flows")]
+    Gradients {
+        /// The op.
+        op: &'static str,
+        /// Gradients given.
+        found: usize,
+        /// Inputs.
+        expected: usize,
+    },
     /// A gradient wanted of a tensor that cannot have one.
     #[error("only floating-point tensors have gradients, this one is {dtype}")]
     NotFloat {

@@ -36,8 +36,20 @@ struct Home {
 enum Gradient {
     /// With the parameter itself.
     Free(Option<Tensor>),
-    /// In a slot of an arena; `reached` says whether this step's backward passes wrote it.
-    Slot { slot: Tensor, reached: bool },
+    /// In a slot of an arena.
+    Slot { slot: Tensor, holds: Holds },
+}
+
+/// What a gradient's slot holds. A recording that fails takes with it what it was to write, so each state but the first
+/// is as of a number of failed recordings.
+#[derive(Clone, Copy, PartialEq)]
+enum Holds {
+    /// What an earlier step left.
+    Old,
+    /// This step's gradient so far.
+    Gradient(u64),
+    /// Zeros.
+    Zeros(u64),
 }
 
 impl Leaf {
@@ -57,10 +69,13 @@ impl Leaf {
                     None => gradient.detach(),
                 });
             }
-            Gradient::Slot { slot, reached: true } => slot.write("accumulate", &slot.add(gradient)?)?,
-            Gradient::Slot { slot, reached } => {
-                slot.write("gradient", gradient)?;
-                *reached = true;
+            Gradient::Slot { slot, holds } => {
+                let now = Holds::Gradient(slot.device().failures());
+                match *holds == now {
+                    true => slot.write("accumulate", &slot.add(gradient)?)?,
+                    false => slot.write("gradient", gradient)?,
+                }
+                *holds = now;
             }
         }
         Ok(())
@@ -69,7 +84,9 @@ impl Leaf {
     pub(crate) fn gradient(&self) -> Option<Tensor> {
         match &self.home().gradient {
             Gradient::Free(gradient) => gradient.clone(),
-            Gradient::Slot { slot, reached } => reached.then(|| slot.clone()),
+            Gradient::Slot { slot, holds } => {
+                (*holds == Holds::Gradient(slot.device().failures())).then(|| slot.clone())
+            }
         }
     }
 }
@@ -83,6 +100,8 @@ impl Parameter {
         if !value.dtype().is_float() {
             return Err(Error::NotFloat { dtype: value.dtype() });
         }
+        // Written before anything else can fail: a first batch that is too large does not take the weights with it.
+        value.device().flush()?;
         Ok(Self(Arc::new(Leaf {
             shape: *value.shape(),
             dtype: value.dtype(),
@@ -140,27 +159,38 @@ impl Parameter {
     pub fn zero_grad(&self) {
         match &mut self.0.home().gradient {
             Gradient::Free(gradient) => *gradient = None,
-            Gradient::Slot { reached, .. } => *reached = false,
+            Gradient::Slot { holds, .. } => *holds = Holds::Old,
         }
     }
 
-    /// Replaces the values, in place.
+    /// Replaces the values: in its slot where an arena holds it, else in memory of its own. Tensors that share memory
+    /// with the earlier values keep them.
     ///
     /// # Errors
-    /// [`Error::Shapes`] where the shape differs; [`Error::Devices`].
+    /// [`Error::Shapes`] and [`Error::DTypes`] where shape or dtype differ; [`Error::Devices`].
     pub fn set(&self, value: &Tensor) -> Result<()> {
         if value.shape() != self.shape() {
             let rule = "a parameter keeps its shape";
             return Err(Error::Shapes { op: "set", left: *value.shape(), right: *self.shape(), rule });
         }
-        let home = self.0.home();
+        if value.dtype() != self.dtype() {
+            return Err(Error::DTypes { op: "set", found: vec![value.dtype(), self.dtype()] });
+        }
+        let mut home = self.0.home();
         if !value.device().is(home.value.device()) {
             let (left, right) = (value.device().to_string(), home.value.device().to_string());
             return Err(Error::Devices { op: "set", left, right });
         }
-        home.value.write("set", &value.detach())?;
+        match home.gradient {
+            Gradient::Slot { .. } => home.value.write("set", &value.detach())?,
+            // Outside an arena the values may be a view of a tensor, repeated ones even: nothing to write to.
+            Gradient::Free(_) => home.value = value.detach().copy()?,
+        }
+        let device = home.value.device().clone();
+        drop(home);
         self.changed();
-        Ok(())
+        // Written before anything else can fail: weights that were loaded stay loaded.
+        Ok(device.flush()?)
     }
 
     /// Whether backward passes collect its gradient.
@@ -178,6 +208,11 @@ impl Parameter {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Whether an arena that lives holds it.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.0.home().owner.strong_count() > 0
+    }
+
     /// Marks the values as changed: tapes that hold them are stale.
     pub(crate) fn changed(&self) {
         self.0.version.fetch_add(1, Ordering::AcqRel);
@@ -190,27 +225,35 @@ impl Parameter {
             return Err(Error::ParameterInUse { shape: self.0.shape });
         }
         value.write("rehome", &home.value)?;
-        let reached = match &home.gradient {
+        let holds = match &home.gradient {
             Gradient::Free(Some(earlier)) => {
                 gradient.write("rehome", earlier)?;
-                true
+                Holds::Gradient(gradient.device().failures())
             }
             // The slot of an arena that is gone: its gradient went with its optimizer.
-            Gradient::Free(None) | Gradient::Slot { .. } => false,
+            Gradient::Free(None) | Gradient::Slot { .. } => Holds::Old,
         };
-        let gradient = Gradient::Slot { slot: gradient, reached };
+        // From here on the old home is gone, so the new one must be written.
+        gradient.device().flush()?;
+        let gradient = Gradient::Slot { slot: gradient, holds };
         *home = Home { value, gradient, owner: Arc::downgrade(owner), node: Weak::new() };
         drop(home);
         self.changed();
         Ok(())
     }
 
-    /// For the end of a step: zeroes the slot where no gradient reached it, and begins to collect anew.
+    /// For the end of a step: zeroes the slot where no gradient reached it or none is wanted, and begins to collect anew.
     pub(crate) fn finish_gradient(&self) -> Result<()> {
-        if let Gradient::Slot { slot, reached } = &mut self.0.home().gradient
-            && !std::mem::replace(reached, false)
-        {
-            slot.fill(0.0)?;
+        if let Gradient::Slot { slot, holds } = &mut self.0.home().gradient {
+            let failures = slot.device().failures();
+            *holds = match *holds {
+                Holds::Gradient(at) if at == failures && self.is_trainable() => Holds::Old,
+                Holds::Zeros(at) if at == failures => Holds::Zeros(at),
+                _ => {
+                    slot.fill(0.0)?;
+                    Holds::Zeros(failures)
+                }
+            };
         }
         Ok(())
     }
@@ -231,9 +274,10 @@ pub struct RandomStream(Arc<Mutex<StreamState>>);
 
 struct StreamState {
     generator: Generator,
-    // Words on the device of which one is the step.
-    steps: Option<(Tensor, usize)>,
-    attempts: Option<Arc<AtomicU64>>,
+    // The optimizer's words on the device of which one is the step, and its number of the step under way.
+    adopted: Option<(Tensor, usize, Arc<AtomicU64>)>,
+    // A step of 0 for draws elsewhere.
+    zero: Option<Tensor>,
     attempt: u64,
     calls: u32,
 }
@@ -257,25 +301,27 @@ impl RandomStream {
     /// A stream of its own from `generator`.
     pub fn new(generator: &mut Generator) -> Self {
         let generator = generator.fork();
-        let state = StreamState { generator, steps: None, attempts: None, attempt: 0, calls: 0 };
+        let state = StreamState { generator, adopted: None, zero: None, attempt: 0, calls: 0 };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// The next draw, on `device`.
     pub fn draw(&self, device: &Device) -> Result<Draw> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(attempts) = &state.attempts {
-            let attempt = attempts.load(Ordering::Relaxed);
-            if attempt != state.attempt {
-                (state.attempt, state.calls) = (attempt, 0);
+        let adopted = state.adopted.clone().filter(|(steps, ..)| steps.device().is(device));
+        let (steps, step_offset) = match adopted {
+            Some((steps, step_offset, attempts)) => {
+                let attempt = attempts.load(Ordering::Relaxed);
+                if attempt != state.attempt {
+                    (state.attempt, state.calls) = (attempt, 0);
+                }
+                (steps, step_offset)
             }
-        }
-        let (steps, step_offset) = match state.steps.clone().filter(|(steps, _)| steps.device().is(device)) {
-            Some(steps) => steps,
             None => {
-                let zero = (Tensor::scalar(0u32, device)?, 0);
-                state.steps = Some(zero.clone());
-                zero
+                let known = state.zero.clone().filter(|zero| zero.device().is(device));
+                let zero = known.map_or_else(|| Tensor::scalar(0u32, device), Ok)?;
+                state.zero = Some(zero.clone());
+                (zero, 0)
             }
         };
         let call = state.calls;
@@ -287,9 +333,8 @@ impl RandomStream {
     /// Counts by a word on the device from now on; `attempts` is the host's number of the step under way.
     pub(crate) fn adopt(&self, steps: &Tensor, step_offset: usize, attempts: &Arc<AtomicU64>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.steps = Some((steps.clone(), step_offset));
         state.attempt = attempts.load(Ordering::Relaxed);
-        state.attempts = Some(attempts.clone());
+        state.adopted = Some((steps.clone(), step_offset, attempts.clone()));
         state.calls = 0;
     }
 }

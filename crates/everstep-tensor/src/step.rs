@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use everstep_device::control::{self, Record, Verdict};
 use everstep_device::cpu::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams};
-use everstep_device::{Command, DType, Device, Error as DeviceError, Readback, Shape, Slice, Work};
+use everstep_device::{Command, DType, Device, Readback, Shape, Slice, Work};
 
 use crate::{Arena, Error, RandomStream, Result, Tensor};
 
@@ -40,8 +40,8 @@ impl StepOptions {
     }
 }
 
-/// Most steps in flight: half the records that the device keeps.
-const MAX_IN_FLIGHT: usize = control::RECORDS / 2;
+/// Most steps in flight: the schedule's window holds four times as many.
+const MAX_IN_FLIGHT: usize = control::WINDOW / 4;
 
 /// Judges the steps of one arena: owns its control block.
 pub struct StepGate {
@@ -49,12 +49,16 @@ pub struct StepGate {
     groups: usize,
     control: Tensor,
     options: StepOptions,
+    // The record of the step judged last.
+    record: Option<Tensor>,
     waiting: VecDeque<Readback>,
     attempts: Arc<AtomicU64>,
     // Steps committed as far as delivered records tell.
     committed: u64,
     // Committed counts that the schedule on the device covers.
     schedule: std::ops::Range<u64>,
+    // The device's failed recordings when it was written: what was recorded before another one may be lost.
+    failures: u64,
 }
 
 impl StepGate {
@@ -71,10 +75,12 @@ impl StepGate {
             groups,
             control,
             options,
+            record: None,
             waiting: VecDeque::new(),
             attempts: Arc::default(),
             committed: 0,
             schedule: 0..0,
+            failures: device.failures(),
         })
     }
 
@@ -122,22 +128,26 @@ impl StepGate {
 
     /// Makes sure that the device has a schedule row for the next step, whichever steps before it were refused.
     /// `row(committed, group)` gives the row for the step that follows `committed` committed ones. `changed` says that
-    /// rows already written are void.
+    /// rows already written are void. From the first row on that is not finite the device has none: such a step is
+    /// refused with [`control::fault::SCHEDULE`].
     pub fn supply(&mut self, changed: bool, row: impl Fn(u64, usize) -> [f32; control::ROW_WORDS]) -> Result<()> {
         let latest = self.committed + self.waiting.len() as u64;
-        if !changed && self.schedule.contains(&latest) {
+        let lost = self.failures != self.device.failures();
+        if !changed && !lost && self.schedule.contains(&latest) {
             return Ok(());
         }
         let start = self.committed;
-        let steps = start..start + control::WINDOW as u64;
-        let rows: Vec<u32> = steps
-            .clone()
-            .flat_map(|step| (0..self.groups).map(move |group| (step, group)))
-            .flat_map(|(step, group)| row(step, group).map(f32::to_bits))
+        let rows: Vec<_> = (start..start + control::WINDOW as u64)
+            .map(|step| (0..self.groups).flat_map(|group| row(step, group)).collect::<Vec<f32>>())
+            .take_while(|rows| rows.iter().all(|value| value.is_finite()))
             .collect();
-        self.write(control::schedule_start(self.groups), &rows)?;
-        self.write(control::START, &[start as u32, control::WINDOW as u32])?;
-        self.schedule = steps;
+        let words: Vec<u32> = rows.iter().flatten().map(|value| value.to_bits()).collect();
+        if !words.is_empty() {
+            self.write(control::schedule_start(self.groups), &words)?;
+        }
+        self.write(control::START, &[start as u32, rows.len() as u32])?;
+        self.schedule = start..start + rows.len() as u64;
+        self.failures = self.device.failures();
         Ok(())
     }
 
@@ -174,16 +184,17 @@ impl StepGate {
             blocks: blocks as u32,
             loss_offset: loss.layout().offset() as u32,
             groups: self.groups as u32,
-            records: control::records_start(self.groups) as u32,
             on_fault: on_fault as u32,
             max_norm: self.options.max_norm.unwrap_or(0.0),
         });
+        let record = Tensor::unwritten("gate", Shape::new(&[control::RECORD_WORDS])?, DType::U32, &self.device)?;
         self.device.record(Command {
             op: "gate",
             work: Work::Kernel(Arc::new(gate)),
             inputs: vec![partials.slice_of_buffer(), loss.slice_of_buffer()],
-            outputs: vec![self.control.slice_of_buffer(), self.device.status()],
+            outputs: vec![self.control.slice_of_buffer(), self.device.status(), record.slice_of_buffer()],
         })?;
+        self.record = Some(record);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -214,29 +225,28 @@ impl StepGate {
         Ok(())
     }
 
-    /// Ends the step: runs the recording, begins to read its record, and delivers the records that are due.
+    /// Ends the step: runs the recording, begins to read its record, and appends the records that are due to `records`.
     ///
     /// # Errors
-    /// [`everstep_device::Error::OutOfRange`] with the record of a step that met data outside its range: that step was
-    /// refused, and training can go on.
-    pub fn deliver(&mut self) -> Result<Vec<Record>> {
-        let attempt = self.attempts() as usize % control::RECORDS;
-        let at = control::records_start(self.groups) + attempt * control::RECORD_WORDS;
-        let readback = self.device.read(&[self.words(at, control::RECORD_WORDS)])?;
-        self.waiting.push_back(readback);
-        self.take(self.options.in_flight)
+    /// [`everstep_device::Error::OutOfRange`] once its record is appended, for a step that met data outside its range:
+    /// that step was refused, and training can go on. Later records come with the next call.
+    pub fn deliver(&mut self, records: &mut impl Extend<Record>) -> Result<()> {
+        if let Some(record) = self.record.take() {
+            // The record carries the data status that its step found; the device's own is about later work.
+            self.waiting.push_back(self.device.read_unchecked(&[record.slice_of_buffer()])?);
+        }
+        self.take(self.options.in_flight, records)
     }
 
-    /// Waits for every record that is still under way.
+    /// Waits for every record that is still under way, and appends them to `records`.
     ///
     /// # Errors
     /// As [`StepGate::deliver`].
-    pub fn drain(&mut self) -> Result<Vec<Record>> {
-        self.take(0)
+    pub fn drain(&mut self, records: &mut impl Extend<Record>) -> Result<()> {
+        self.take(0, records)
     }
 
-    fn take(&mut self, leave: usize) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
+    fn take(&mut self, leave: usize, records: &mut impl Extend<Record>) -> Result<()> {
         while self.waiting.len() > leave {
             let Some(readback) = self.waiting.pop_front() else { break };
             let parts = readback.pace()?;
@@ -244,19 +254,19 @@ impl StepGate {
                 parts.first().map(|bytes| bytemuck::allocation::pod_collect_to_vec(bytes)).unwrap_or_default();
             let record = Record::from_words(&words);
             self.committed = u64::from(record.committed);
-            if let Some(error @ DeviceError::OutOfRange { .. }) =
-                everstep_device::status::error(&[record.status[0], record.status[1], record.status[2], 0])
-            {
+            let [code, value, bound] = record.status;
+            records.extend([record]);
+            if let Some(error) = everstep_device::status::error(&[code, value, bound, 0]) {
                 return Err(error.into());
             }
-            records.push(record);
         }
-        Ok(records)
+        Ok(())
     }
 
-    /// Clears a HOLD: the next step is judged on its own.
+    /// Clears a HOLD: the next step is judged on its own. It is done at the return, whatever fails later.
     pub fn release(&mut self) -> Result<()> {
-        self.write(control::HELD, &[0])
+        self.write(control::HELD, &[0])?;
+        Ok(self.device.flush()?)
     }
 
     /// The words of the control block; waits for them.

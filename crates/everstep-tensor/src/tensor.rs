@@ -147,9 +147,15 @@ impl Tensor {
             return Err(everstep_device::Error::DataLength { dtype: T::DTYPE, shape, expected, found }.into());
         }
         let tensor = Self::unwritten("from_slice", shape, T::DTYPE, device)?;
-        let work = Work::Upload(Arc::from(bytemuck::cast_slice::<T, u8>(data)));
-        device.record(Command { op: "from_slice", work, inputs: vec![], outputs: vec![tensor.slice_of_buffer()] })?;
+        tensor.upload(data)?;
         Ok(tensor)
+    }
+
+    /// Records writing `data`, in row-major order, to a new tensor.
+    fn upload<T: Element>(&self, data: &[T]) -> Result<()> {
+        let work = Work::Upload(Arc::from(bytemuck::cast_slice::<T, u8>(data)));
+        let outputs = vec![self.slice_of_buffer()];
+        Ok(self.device().record(Command { op: "from_slice", work, inputs: vec![], outputs })?)
     }
 
     /// As [`Tensor::from_slice`], of a vector.
@@ -184,15 +190,19 @@ impl Tensor {
 
     /// Uniform numbers in [`low`, `high`), generated on the host: the same on every device.
     pub fn rand(shape: &[usize], low: f32, high: f32, generator: &mut Generator, device: &Device) -> Result<Self> {
-        let count = Shape::new(shape)?.count();
-        let data = (0..count).map(|_| low + (high - low) * generator.uniform()).collect();
-        Self::from_vec(data, shape, device)
+        Self::drawn("rand", shape, device, || low + (high - low) * generator.uniform())
     }
 
     /// Numbers of the standard normal distribution, generated on the host: the same on every device.
     pub fn randn(shape: &[usize], generator: &mut Generator, device: &Device) -> Result<Self> {
-        let count = Shape::new(shape)?.count();
-        Self::from_vec((0..count).map(|_| generator.normal()).collect(), shape, device)
+        Self::drawn("randn", shape, device, || generator.normal())
+    }
+
+    /// Numbers from the host. The tensor comes first: it refuses a size that host memory could not hold either.
+    fn drawn(op: &'static str, shape: &[usize], device: &Device, mut draw: impl FnMut() -> f32) -> Result<Self> {
+        let tensor = Self::unwritten(op, Shape::new(shape)?, DType::F32, device)?;
+        tensor.upload(&(0..tensor.count()).map(|_| draw()).collect::<Vec<f32>>())?;
+        Ok(tensor)
     }
 
     /// Records writing `value` to every element of this tensor's layout.
@@ -201,8 +211,16 @@ impl Tensor {
         self.write_pointwise("fill", program, &[], vec![value])
     }
 
-    /// Records writing `source`, of the same shape, into this tensor's layout.
+    /// Records writing `source`, of the same shape, into this tensor's layout: as a plain copy where both are whole
+    /// regions, which the device may leave out by letting `source`'s producer write here.
     pub(crate) fn write(&self, op: &'static str, source: &Tensor) -> Result<()> {
+        let whole = |tensor: &Tensor| tensor.layout().is_contiguous() && tensor.layout().offset() == 0;
+        let (from, to) = (source.slice_of_buffer(), self.slice_of_buffer());
+        let same = source.shape() == self.shape() && source.dtype() == self.dtype() && from.bytes == to.bytes;
+        if same && whole(source) && whole(self) {
+            let (inputs, outputs) = (vec![from], vec![to]);
+            return Ok(self.device().record(Command { op, work: Work::Copy, inputs, outputs })?);
+        }
         let program = Arc::new(Program::new(&[self.dtype()], &[Expr::input(0, self.dtype())]));
         self.write_pointwise(op, program, &[source], vec![])
     }
@@ -242,7 +260,8 @@ impl Tensor {
             let slice = self.slice_of_buffer();
             let start = slice.offset + layout.offset() * self.dtype().size();
             let bytes = self.count() * self.dtype().size();
-            if let Some(region) = self.region().buffer().part(start, bytes).filter(|_| start % ALIGNMENT == 0) {
+            if let Some(region) = self.region().buffer().part(start, bytes).filter(|_| start.is_multiple_of(ALIGNMENT))
+            {
                 let version = self.0.version.clone();
                 let layout = Layout::contiguous(*self.shape());
                 return Ok(Self::from_parts(Parts { region, layout, dtype: self.dtype(), node: None, version }));

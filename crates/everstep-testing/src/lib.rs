@@ -1,10 +1,16 @@
 //! What the tests share: the devices to test on, PyTorch's numbers, comparison with a stated tolerance.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "used in tests alone")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use everstep_device::Device;
 use serde_json::Value;
+
+/// Says something although the test passes: the test harness keeps what `eprintln!` says.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// A GPU to test on: a real one, else a software one. `None`, with a line that says so, where there is none.
 ///
@@ -17,7 +23,7 @@ pub fn gpu() -> Option<Device> {
             panic!("EVERSTEP_REQUIRE_GPU is set: {error}")
         }
         Err(error) => {
-            eprintln!("skipped on the GPU: {error}");
+            say(&format!("skipped on the GPU: {error}"));
             None
         }
     }
@@ -32,18 +38,19 @@ pub fn devices() -> Vec<Device> {
 pub fn data() -> Option<PathBuf> {
     let folder = std::env::var_os("EVERSTEP_DATA").map(PathBuf::from).filter(|folder| folder.is_dir());
     if folder.is_none() {
-        eprintln!("skipped: EVERSTEP_DATA names no folder of test data");
+        say("skipped: EVERSTEP_DATA names no folder of test data");
     }
     folder
 }
 
-/// Asserts |found - expected| <= absolute + relative |expected| for each element; NaN equals NaN, infinities themselves.
+/// Whether |found - expected| <= absolute + relative |expected| for each element; NaN equals NaN, infinities themselves.
 ///
-/// # Panics
-/// Where an element is farther off, naming the worst.
-#[track_caller]
-pub fn assert_close(context: &str, found: &[f32], expected: &[f64], relative: f64, absolute: f64) {
-    assert_eq!(found.len(), expected.len(), "{context}: element counts");
+/// # Errors
+/// Where an element is farther off, naming the worst, or the counts differ.
+pub fn close(found: &[f32], expected: &[f64], relative: f64, absolute: f64) -> Result<(), String> {
+    if found.len() != expected.len() {
+        return Err(format!("{} elements, expected {}", found.len(), expected.len()));
+    }
     let excess = |(&found, &expected): (&f32, &f64)| {
         let found = f64::from(found);
         if found == expected || (found.is_nan() && expected.is_nan()) {
@@ -53,12 +60,23 @@ pub fn assert_close(context: &str, found: &[f32], expected: &[f64], relative: f6
         if error.is_nan() { f64::INFINITY } else { error }
     };
     let errors = found.iter().zip(expected).map(excess).enumerate();
-    if let Some((at, error)) = errors.max_by(|a, b| a.1.total_cmp(&b.1)) {
-        let (found, expected) = (found[at], expected[at]);
-        assert!(
-            error <= 1.0,
-            "{context}: element {at} is {found}, expected {expected}: {error:.2} times the tolerance"
-        );
+    match errors.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((at, error)) if error > 1.0 => {
+            let (found, expected) = (found[at], expected[at]);
+            Err(format!("element {at} is {found}, expected {expected}: {error:.2} times the tolerance"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asserts [`close`].
+///
+/// # Panics
+/// Where it is not so.
+#[track_caller]
+pub fn assert_close(context: &str, found: &[f32], expected: &[f64], relative: f64, absolute: f64) {
+    if let Err(reason) = close(found, expected, relative, absolute) {
+        panic!("{context}: {reason}");
     }
 }
 

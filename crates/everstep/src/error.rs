@@ -3,8 +3,9 @@
 /// Result of a program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Any of Everstep's errors: `?` turns each crate's into it.
-#[derive(Debug, thiserror::Error)]
+/// Any of Everstep's errors: `?` turns each crate's into it. It prints as its message under `{:?}` too, because that is how
+/// a `main` that returns it prints it.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Of a device.
@@ -25,4 +26,10 @@ pub enum Error {
     /// Of metrics.
     #[error(transparent)]
     Train(#[from] everstep_train::Error),
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }

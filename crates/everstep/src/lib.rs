@@ -51,7 +51,8 @@ pub mod prelude {
     pub use everstep_data::{
         Batch, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset, digits, digits_split, mnist,
     };
-    pub use everstep_nn::{Dropout, Init, Linear, LinearConfig, Module};
+    pub use everstep_nn::init::gain;
+    pub use everstep_nn::{Dropout, Fan, Init, Linear, LinearConfig, Module};
     pub use everstep_optim::{Adam, AdamW, Optimizer, Rule, Sgd};
     pub use everstep_tensor::{
         Activation, DType, Device, Generator, GradientOptions, Parameter, Record, Shape, Tensor, Verdict, gradients,

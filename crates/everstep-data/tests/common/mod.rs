@@ -3,8 +3,9 @@
 
 use std::io::Write;
 
-use everstep_data::{Dataset, FieldSpec, HostBatch, HostLoader, HostTensor, InMemoryDataset, LoaderConfig, Result};
+use everstep_data::{At, Dataset, FieldSpec, HostBatch, HostLoader, HostTensor, InMemoryDataset, LoaderConfig, Result};
 use everstep_data::{SampleMut, SampleSpec};
+use everstep_device::philox::Generator;
 use flate2::{Compression, write::GzEncoder};
 
 /// `n` samples whose `x` is their index and its double, and whose `y` is their index modulo `classes`.
@@ -43,7 +44,7 @@ impl<F: Fn(usize) -> Result<f32> + Send + Sync> Dataset for Scripted<F> {
         &self.spec
     }
 
-    fn read(&self, index: usize, sample: SampleMut<'_>) -> Result<()> {
+    fn read(&self, At { index, .. }: At, sample: SampleMut<'_>) -> Result<()> {
         sample.x.f32(1)?[0] = (self.behaviour)(index)?;
         sample.y.u32(1)?[0] = index as u32;
         Ok(())
@@ -63,4 +64,25 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+/// Changes `bytes` in one to four places: a bit, a byte, a cut, a run taken out or doubled, a huge number.
+pub(crate) fn mutate(bytes: &mut Vec<u8>, random: &mut Generator) {
+    for _ in 0..=random.below(4) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = random.below(bytes.len() as u32) as usize;
+        let run = at..(at + 1 + random.below(16) as usize).min(bytes.len());
+        match random.below(7) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.below(256) as u8,
+            2 => bytes.truncate(at),
+            3 => drop(bytes.drain(run)),
+            4 => bytes.extend_from_within(run),
+            5 => bytes[run].fill(0xff),
+            // The start, a header as a rule, is small beside the rest, so it gets a share of its own.
+            _ => bytes[at % 16] = random.below(256) as u8,
+        }
+    }
 }

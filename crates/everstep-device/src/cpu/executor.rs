@@ -25,21 +25,22 @@ pub(crate) fn threads() -> usize {
 pub(crate) struct CpuExecutor {
     memory: Vec<Option<Memory>>,
     device: String,
+    limit: usize,
 }
 
 impl CpuExecutor {
     pub(crate) fn new(device: String) -> Self {
-        Self { memory: Vec::new(), device }
+        Self { memory: Vec::new(), device, limit: memory_limit() }
     }
 
     pub(crate) fn create(&mut self, create: &[(MemoryId, usize)]) -> Result<()> {
         for &(id, bytes) in create {
-            let resident = || self.memory.iter().flatten().map(|memory| memory.count() * 4).sum();
-            let memory = Memory::new(bytes).ok_or_else(|| Error::OutOfMemory {
-                device: self.device.clone(),
-                bytes,
-                resident: resident(),
-            })?;
+            let resident: usize = self.memory.iter().flatten().map(|memory| memory.count() * 4).sum();
+            // The system may promise more than it has and end the process later: so the sum is checked, too.
+            let fits = resident.checked_add(bytes).is_some_and(|total| total <= self.limit);
+            let memory = if fits { Memory::new(bytes) } else { None };
+            let none = || Error::OutOfMemory { device: self.device.clone(), bytes, resident };
+            let memory = memory.ok_or_else(none)?;
             self.memory.resize_with(self.memory.len().max(id.0 + 1), || None);
             self.memory[id.0] = Some(memory);
         }
@@ -61,8 +62,16 @@ impl CpuExecutor {
             // A caller on some rayon worker would run other tasks of its pool while it waits, and one of those could
             // ask for the device that this call holds. A thread that only waits cannot.
             Some(pool) if rayon::current_thread_index().is_some() => {
-                let outcome = std::thread::scope(|scope| scope.spawn(|| pool.install(run)).join());
-                outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                let outcome = std::thread::scope(|scope| {
+                    let thread = std::thread::Builder::new().spawn_scoped(scope, || pool.install(run))?;
+                    Ok(thread.join())
+                });
+                let failed = |error: std::io::Error| Error::Driver {
+                    device: self.device.clone(),
+                    op: "run".into(),
+                    reason: error.to_string(),
+                };
+                outcome.map_err(failed)?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
             Some(pool) => pool.install(run),
         }
@@ -117,14 +126,20 @@ impl CpuExecutor {
         (start + count <= memory.count()).then(|| (unsafe { memory.pointer().add(start) }, count))
     }
 
-    pub(crate) fn read(&self, places: &[Place]) -> Vec<Vec<u8>> {
+    /// The bytes of `places`; `clear` is zeroed behind them.
+    pub(crate) fn read(&mut self, places: &[Place], clear: Option<Place>) -> Vec<Vec<u8>> {
         let bytes = |place: &Place| {
             let Some((pointer, count)) = self.words(place) else { return Vec::new() };
             // SAFETY: within the memory, and `&self` means that nothing runs.
             let words = unsafe { std::slice::from_raw_parts(pointer, count) };
             bytemuck::cast_slice::<u32, u8>(words)[..place.bytes].to_vec()
         };
-        places.iter().map(bytes).collect()
+        let read = places.iter().map(bytes).collect();
+        if let Some((pointer, count)) = clear.and_then(|place| self.words(&place)) {
+            // SAFETY: within the memory, and `&mut self` means that nothing else looks at it.
+            unsafe { std::slice::from_raw_parts_mut(pointer, count) }.fill(0);
+        }
+        read
     }
 }
 
@@ -142,11 +157,13 @@ pub(crate) fn describe() -> (String, String) {
     (name, format!("{} threads, {:?}", threads(), simd::level()))
 }
 
-/// The largest allocation that can make sense: the machine's memory, where it can be found out.
+/// The memory that all buffers together can have: the machine's or the control group's, where it can be found out.
 pub(crate) fn memory_limit() -> usize {
-    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
         line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
     });
-    total.unwrap_or(isize::MAX as usize)
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let group = group.and_then(|text| text.trim().parse::<usize>().ok());
+    machine.into_iter().chain(group).min().unwrap_or(isize::MAX as usize)
 }

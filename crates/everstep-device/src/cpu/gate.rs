@@ -70,15 +70,15 @@ impl Kernel for Health {
 params! {
     /// The uniform of `gate.wgsl`.
     pub struct GateParams {
-        blocks: u32, loss_offset: u32, groups: u32, records: u32,
-        on_fault: u32, max_norm: f32,
+        blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32,
     }
 }
 
 /// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 /// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
 ///
-/// Inputs: the blocks of [`Health`], the loss. Outputs: the control block, the device's status, which it clears.
+/// Inputs: the blocks of [`Health`], the loss. Outputs: the control block, the device's status, which it clears, the
+/// step's record.
 #[derive(Clone, Debug)]
 pub struct Gate(pub GateParams);
 
@@ -110,7 +110,7 @@ impl Kernel for Gate {
         let p = self.0;
         let partials = &args.input::<u32>(0)[..4 * p.blocks as usize];
         let loss = args.input::<u32>(1)[p.loss_offset as usize];
-        let [control, status] = &mut args.outputs[..] else { return };
+        let [control, status, record] = &mut args.outputs[..] else { return };
         let (mut squares, mut largest, mut non_finite) = (0.0f32, 0u32, 0u32);
         for block in partials.chunks_exact(4) {
             squares += f32::from_bits(block[0]);
@@ -139,12 +139,11 @@ impl Kernel for Gate {
             control.copy_within(from..from + row_words, control::CURRENT);
             control[control::COMMITTED] = control[control::COMMITTED].wrapping_add(1);
         }
-        let attempt = control[control::ATTEMPT];
-        let at = p.records as usize + attempt as usize % control::RECORDS * control::RECORD_WORDS;
-        let record = [attempt, control[control::COMMITTED], verdict as u32, faults, loss, norm.to_bits(), largest];
-        control[at..at + 7].copy_from_slice(&record);
-        control[at + 7] = non_finite;
-        control[at + 8..at + 11].copy_from_slice(&status[..3]);
+        record.fill(0);
+        let (attempt, committed) = (control[control::ATTEMPT], control[control::COMMITTED]);
+        let words = [attempt, committed, verdict as u32, faults, loss, norm.to_bits(), largest, non_finite];
+        record[..8].copy_from_slice(&words);
+        record[8..11].copy_from_slice(&status[..3]);
         status.fill(0);
     }
 

@@ -10,8 +10,8 @@ use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader};
 
 /// C = activation(A B + bias), for each matrix of a batch.
 ///
-/// Inputs: a [.., M, K], b [.., K, N], bias [N] (anything where there is none); output: c [.., M, N], contiguous. The
-/// batch dimensions of the layouts are broadcast to one another's; at most four of them.
+/// Inputs: a `[.., M, K]`, b `[.., K, N]`, bias `[N]` (anything where there is none); output: c `[.., M, N]`,
+/// contiguous. The batch dimensions of the layouts are broadcast to one another's; at most four of them.
 #[derive(Clone, Debug)]
 pub struct Matmul {
     /// Layout of a, batch dimensions broadcast to the output's.
@@ -68,7 +68,9 @@ impl Matmul {
         let (a_at, b_at) = self.batch_offsets(index);
         let stride = |layout: &Layout, from_end: usize| layout.strides()[layout.shape().rank() - from_end] as isize;
         assert!(c.len() >= m * n && self.a.end() <= a.len() && self.b.end() <= b.len(), "matmul outside its operands");
-        // SAFETY: the layouts' ends lie within the slices, and c holds m x n elements.
+        assert!(self.b.shape()[self.b.shape().rank() - 2] == k, "matrices of matmul that do not go together");
+        // SAFETY: the layouts' ends lie within the slices, the shapes go together, and c holds m x n elements. Without elements nothing is read,
+        // and the position of the first may lie anywhere: hence `wrapping_add`.
         unsafe {
             gemm::gemm(
                 m,
@@ -78,10 +80,10 @@ impl Matmul {
                 1,
                 n as isize,
                 self.bias.is_some(),
-                a.as_ptr().add(a_at),
+                a.as_ptr().wrapping_add(a_at),
                 stride(&self.a, 1),
                 stride(&self.a, 2),
-                b.as_ptr().add(b_at),
+                b.as_ptr().wrapping_add(b_at),
                 stride(&self.b, 1),
                 stride(&self.b, 2),
                 1.0,
@@ -119,6 +121,24 @@ impl Matmul {
 impl Kernel for Matmul {
     fn name(&self) -> &'static str {
         "matmul"
+    }
+
+    fn check(&self, inputs: &[usize], outputs: &[usize]) -> Result<(), &'static str> {
+        let (&[a, b, bias], &[c]) = (inputs, outputs) else { return Err("matmul has three inputs and one output") };
+        let (left, right) = (self.a.shape(), self.b.shape());
+        let rank = left.rank();
+        if rank < 2 || rank > 6 || right.rank() != rank || left[..rank - 2] != right[..rank - 2] {
+            return Err("the operands of matmul are batches of matrices of one batch shape");
+        }
+        if left[rank - 1] != right[rank - 2] {
+            return Err("the matrices of matmul do not go together");
+        }
+        let (m, n, _) = self.sizes();
+        let batches: usize = self.batch_dims().iter().product();
+        let bias_end =
+            self.bias.map_or(0, |(offset, stride)| offset + n.saturating_sub(1) * stride + usize::from(n > 0));
+        let inside = self.a.end() <= a && self.b.end() <= b && bias_end <= bias && batches * m * n <= c;
+        if inside { Ok(()) } else { Err("an operand of matmul leaves its slice") }
     }
 
     fn run(&self, args: &mut Args<'_>) {

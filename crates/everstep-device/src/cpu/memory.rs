@@ -12,6 +12,8 @@ use crate::{Layout, Shape};
 pub(super) struct Memory {
     words: NonNull<u32>,
     count: usize,
+    // What the allocator gave; the words begin at its first aligned byte.
+    start: NonNull<u8>,
 }
 
 // SAFETY: a `Memory` owns its words, as a `Vec` does.
@@ -22,15 +24,20 @@ unsafe impl Sync for Memory {}
 impl Memory {
     const ALIGN: usize = 64;
 
+    /// Aligned by hand: asked for zeroed memory of a larger alignment than its own, the allocator writes the zeros, which
+    /// for a large piece takes seconds, where the system has pages of zeros at hand that cost nothing until they are used.
     fn allocation(bytes: usize) -> Option<Allocation> {
-        Allocation::from_size_align(bytes.max(Self::ALIGN), Self::ALIGN).ok()
+        Allocation::from_size_align(bytes.checked_add(Self::ALIGN)?, 16).ok()
     }
 
     /// Zeroed memory of at least `bytes` bytes; `None` where the system has none left.
     pub(super) fn new(bytes: usize) -> Option<Self> {
         // SAFETY: the size is not zero.
-        let pointer = unsafe { alloc_zeroed(Self::allocation(bytes)?) };
-        Some(Self { words: NonNull::new(pointer.cast())?, count: bytes / 4 })
+        let start = NonNull::new(unsafe { alloc_zeroed(Self::allocation(bytes)?) })?;
+        let ahead = start.addr().get().next_multiple_of(Self::ALIGN) - start.addr().get();
+        // SAFETY: fewer than `ALIGN` bytes, and so many were asked for on top.
+        let words = unsafe { start.add(ahead) }.cast();
+        Some(Self { words, count: bytes / 4, start })
     }
 
     pub(super) fn pointer(&self) -> *mut u32 {
@@ -46,7 +53,7 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if let Some(allocation) = Self::allocation(self.count * 4) {
             // SAFETY: allocated in `new` with the same layout: sizes are multiples of 4.
-            unsafe { dealloc(self.words.as_ptr().cast(), allocation) };
+            unsafe { dealloc(self.start.as_ptr(), allocation) };
         }
     }
 }

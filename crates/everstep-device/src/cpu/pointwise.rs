@@ -112,6 +112,22 @@ impl Kernel for Pointwise {
         "pointwise"
     }
 
+    fn check(&self, inputs: &[usize], outputs: &[usize]) -> Result<(), &'static str> {
+        let program = &self.program;
+        let counts = (program.inputs().len(), program.outputs().len(), program.scalars());
+        if (self.inputs.len(), self.outputs.len()) != (counts.0, counts.1) || self.scalars.len() < counts.2 {
+            return Err("a pointwise program wants a layout per operand and all its scalars");
+        }
+        let operands = self.inputs.iter().zip(inputs).chain(self.outputs.iter().zip(outputs));
+        if (inputs.len(), outputs.len()) != (counts.0, counts.1)
+            || operands.into_iter().any(|(layout, &words)| *layout.shape() != self.shape || layout.end() > words)
+        {
+            return Err("an operand of a pointwise program leaves its slice or has another shape");
+        }
+        let injective = self.outputs.iter().all(Layout::is_injective);
+        if injective { Ok(()) } else { Err("an output of a pointwise program repeats elements") }
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let walk = self.walk();
         let inputs = args.inputs.clone();

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// The instruction sets that a function written with `simd!` is compiled for, from the narrowest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Level {
+pub(crate) enum Level {
     /// What every processor of the target architecture has (SSE2 on x86-64).
     Baseline = 1,
     /// AVX2, FMA and BMI2: 8 f32 lanes.
@@ -27,7 +27,7 @@ static DETECTED: AtomicU8 = AtomicU8::new(0);
 
 /// The widest level this processor supports: detected once, the same for the whole process.
 #[inline]
-pub fn level() -> Level {
+pub(crate) fn level() -> Level {
     let level = match DETECTED.load(Ordering::Relaxed) {
         3 => Level::Avx512,
         2 => Level::Avx2,

@@ -8,7 +8,7 @@ use wgpu::{Adapter, Backends, DeviceType, Instance};
 use super::executor::{Faults, GpuExecutor};
 use crate::device::{Executor, SizeLimits};
 use crate::select::no_device;
-use crate::{AdapterInfo, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
+use crate::{ALIGNMENT, AdapterInfo, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
 
 fn instance() -> &'static Instance {
     static INSTANCE: OnceLock<Instance> = OnceLock::new();
@@ -20,10 +20,13 @@ fn instance() -> &'static Instance {
     })
 }
 
-/// The adapters that can compute, best first: discrete before integrated before virtual before software.
+/// The adapters that can compute, best first: discrete before integrated before virtual before software. The system is
+/// asked once: that takes time, and some drivers talk to standard error at each question.
 fn usable() -> Vec<Adapter> {
+    static FOUND: OnceLock<Vec<Adapter>> = OnceLock::new();
+    let all = FOUND.get_or_init(|| pollster::block_on(instance().enumerate_adapters(Backends::all())));
     let wanted = std::env::var("WGPU_ADAPTER_NAME").ok().map(|name| name.to_lowercase());
-    let mut found = pollster::block_on(instance().enumerate_adapters(Backends::all()));
+    let mut found = all.clone();
     found.retain(|adapter| {
         let name = adapter.get_info().name.to_lowercase();
         let computes = adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
@@ -104,7 +107,10 @@ fn connect(index: usize, adapter: &Adapter) -> Result<Device> {
         software: description.software,
     };
     let sizes = SizeLimits {
-        buffer: ("max_buffer_size", usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX)),
+        buffer: (
+            "max_buffer_size",
+            usize::try_from(limits.max_buffer_size).unwrap_or(usize::MAX) / ALIGNMENT * ALIGNMENT,
+        ),
         binding: ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size as usize),
     };
     let executor = GpuExecutor::new(device, queue, traits, info.to_string(), faults);

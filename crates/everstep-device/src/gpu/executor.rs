@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
 
 use super::pipelines::{Pipeline, Pipelines};
-use super::read::{PendingRead, StagingPool};
+use super::read::{PendingRead, StagingPool, rounded};
 use crate::counters::AtomicCounters;
 use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
 use crate::{ALIGNMENT, Error, GpuTraits, Result, Work};
@@ -127,7 +127,9 @@ impl GpuExecutor {
     fn new_memory(&mut self, bytes: usize) -> Result<Memory> {
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let descriptor = wgpu::BufferDescriptor { label: None, size: bytes as u64, usage, mapped_at_creation: false };
+        // A size class may be larger than the buffer it serves, and than the device allows.
+        let size = (bytes as u64).min(self.device.limits().max_buffer_size / ALIGNMENT as u64 * ALIGNMENT as u64);
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         let buffer = self.device.create_buffer(&descriptor);
         if pollster::block_on(scope.pop()).is_some() {
             let resident = self.memory.iter().flatten().map(|memory| memory.buffer.size() as usize).sum();
@@ -153,11 +155,13 @@ impl GpuExecutor {
             }
         }
         self.bind_groups.clear();
+        self.copies.clear();
+        self.uploads = None;
+        self.staging.trim();
     }
 
     pub(crate) fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
-        let prepared = self.prepare(plan, counters);
-        self.faults.check(&self.name, "build pipelines")?;
+        let prepared = self.prepare(plan, counters)?;
         self.write_shared(&prepared);
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("flush") };
         let mut encoder = self.device.create_command_encoder(&descriptor);
@@ -188,12 +192,7 @@ impl GpuExecutor {
                 }
                 Encoded::Copy => {
                     pass = None;
-                    let (from, to) = (&command.inputs[0], &command.outputs[0]);
-                    if let (Some(source), Some(target)) = (self.buffer(from), self.buffer(to)) {
-                        let bytes = (to.bytes as u64).next_multiple_of(4);
-                        let (source_at, target_at) = (from.offset as u64, to.offset as u64);
-                        encoder.copy_buffer_to_buffer(&source.buffer, source_at, &target.buffer, target_at, bytes);
-                    }
+                    self.copy(command, &mut encoder, &mut copies)?;
                 }
                 Encoded::Nothing => {}
             }
@@ -204,12 +203,27 @@ impl GpuExecutor {
         self.faults.check(&self.name, op)
     }
 
+    /// Encodes a copy; one within one buffer takes a detour, because wgpu allows none.
+    fn copy(&mut self, command: &PlannedCommand, encoder: &mut CommandEncoder, copies: &mut usize) -> Result<()> {
+        let lost = || Error::Unwritten { op: command.op };
+        let (from, to) = (&command.inputs[0], &command.outputs[0]);
+        let (source, start) = if from.memory == to.memory {
+            (self.copy_elsewhere(from, encoder, copies)?.ok_or_else(lost)?.buffer.clone(), 0)
+        } else {
+            (self.buffer(from).ok_or_else(lost)?.buffer.clone(), from.offset as u64)
+        };
+        let target = &self.buffer(to).ok_or_else(lost)?.buffer;
+        let bytes = (to.bytes as u64).next_multiple_of(4);
+        encoder.copy_buffer_to_buffer(&source, start, target, to.offset as u64, bytes);
+        Ok(())
+    }
+
     fn buffer(&self, place: &Place) -> Option<&Memory> {
         self.memory.get(place.memory.0)?.as_ref()
     }
 
     /// Chooses pipelines and lays out the shared buffers.
-    fn prepare(&mut self, plan: &Plan, counters: &AtomicCounters) -> Prepared {
+    fn prepare(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<Prepared> {
         let mut prepared = Prepared::default();
         let alignment = self.device.limits().min_uniform_buffer_offset_alignment.max(16) as usize;
         for command in &plan.commands {
@@ -226,9 +240,9 @@ impl GpuExecutor {
                 Work::Kernel(kernel) => match kernel.dispatch(&self.traits) {
                     None => Encoded::Nothing,
                     Some(dispatch) => {
-                        let shape = (command.inputs.len(), command.outputs.len());
-                        let pipeline =
-                            self.pipelines.get(&self.device, kernel.name(), &dispatch.shader, shape, counters);
+                        let shader = (&dispatch.shader, (command.inputs.len(), command.outputs.len()));
+                        let check = || self.faults.check(&self.name, command.op);
+                        let pipeline = self.pipelines.get(&self.device, kernel.name(), shader, counters, check)?;
                         let uniform = prepared.uniforms.len() as u32;
                         prepared.uniforms.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
                         prepared.uniforms.resize(prepared.uniforms.len().next_multiple_of(alignment), 0);
@@ -238,7 +252,7 @@ impl GpuExecutor {
             };
             prepared.commands.push(encoded);
         }
-        prepared
+        Ok(prepared)
     }
 
     fn write_shared(&mut self, prepared: &Prepared) {
@@ -274,7 +288,7 @@ impl GpuExecutor {
     fn shared_buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Buffer {
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
-            size: bytes.next_power_of_two(),
+            size: rounded(&self.device, bytes),
             usage: usage | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         })
@@ -292,29 +306,50 @@ impl GpuExecutor {
         let lost = || Error::Unwritten { op: command.op };
         let mut bindings = Vec::with_capacity(command.inputs.len() + command.outputs.len());
         for input in &command.inputs {
-            let memory = self.buffer(input).ok_or_else(lost)?;
-            if command.outputs.iter().all(|output| output.memory != input.memory) {
-                bindings.push((memory.buffer.clone(), memory.unique, input.offset, input.bytes));
-                continue;
+            if command.outputs.iter().any(|output| output.memory == input.memory) {
+                *pass = None;
+                let copy = self.copy_elsewhere(input, encoder, copies)?.ok_or_else(lost)?;
+                bindings.push((copy.buffer.clone(), copy.unique, 0, input.bytes));
+            } else {
+                bindings.push(self.binding(input).ok_or_else(lost)?);
             }
-            let source = memory.buffer.clone();
-            let bytes = input.bytes.next_multiple_of(4).max(4);
-            if self.copies.get(*copies).is_none_or(|copy| (copy.buffer.size() as usize) < bytes) {
-                let copy = self.new_memory(crate::passes::size_class(bytes))?;
-                self.copies.truncate(*copies);
-                self.copies.push(copy);
-            }
-            let copy = &self.copies[*copies];
-            *copies += 1;
-            *pass = None;
-            encoder.copy_buffer_to_buffer(&source, input.offset as u64, &copy.buffer, 0, bytes as u64);
-            bindings.push((copy.buffer.clone(), copy.unique, 0, input.bytes));
         }
         for output in &command.outputs {
-            let memory = self.buffer(output).ok_or_else(lost)?;
-            bindings.push((memory.buffer.clone(), memory.unique, output.offset, output.bytes));
+            bindings.push(self.binding(output).ok_or_else(lost)?);
         }
         Ok(bindings)
+    }
+
+    fn binding(&self, place: &Place) -> Option<Binding> {
+        let memory = self.buffer(place)?;
+        // An empty place may begin at the end of its memory, where nothing can be bound.
+        let offset = if place.bytes == 0 { 0 } else { place.offset };
+        Some((memory.buffer.clone(), memory.unique, offset, place.bytes))
+    }
+
+    /// Encodes copying a place into memory that no other command of this flush touches; `None` where it was never
+    /// written. The copies keep their order from flush to flush and only grow, so bind groups of them stay cached.
+    fn copy_elsewhere(
+        &mut self,
+        place: &Place,
+        encoder: &mut CommandEncoder,
+        copies: &mut usize,
+    ) -> Result<Option<&Memory>> {
+        let Some(source) = self.buffer(place).map(|memory| memory.buffer.clone()) else { return Ok(None) };
+        let bytes = place.bytes.next_multiple_of(4);
+        if self.copies.get(*copies).is_none_or(|copy| (copy.buffer.size() as usize) < bytes) {
+            let copy = self.new_memory(crate::passes::size_class(bytes))?;
+            match self.copies.get_mut(*copies) {
+                Some(smaller) => *smaller = copy,
+                None => self.copies.push(copy),
+            }
+        }
+        let copy = &self.copies[*copies];
+        *copies += 1;
+        if bytes > 0 {
+            encoder.copy_buffer_to_buffer(&source, place.offset as u64, &copy.buffer, 0, bytes as u64);
+        }
+        Ok(Some(copy))
     }
 
     fn bind_group(&mut self, inputs: usize, bindings: Vec<Binding>, counters: &AtomicCounters) -> Result<BindGroup> {
@@ -335,12 +370,14 @@ impl GpuExecutor {
         Ok(group)
     }
 
-    /// Begins to copy places into memory that the host can map.
-    pub(crate) fn read(&mut self, places: &[Place]) -> Result<PendingRead> {
+    /// Begins to copy places into memory that the host can map, and zeroes `clear` behind them.
+    pub(crate) fn read(&mut self, places: &[Place], clear: Option<Place>) -> Result<PendingRead> {
         let sources: Option<Vec<_>> =
             places.iter().map(|place| Some((&self.buffer(place)?.buffer, place.offset, place.bytes))).collect();
         let sources = sources.ok_or(Error::Unwritten { op: "read" })?;
-        let read = self.staging.read(&self.device, &self.queue, &sources, self.faults.clone(), &self.name);
+        let clear = clear.and_then(|place| Some((&self.buffer(&place)?.buffer, place.offset, place.bytes)));
+        let queue = (&self.device, &self.queue);
+        let read = self.staging.read(queue, &sources, clear, self.faults.clone(), &self.name);
         self.faults.check(&self.name, "read")?;
         Ok(read)
     }

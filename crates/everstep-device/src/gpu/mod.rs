@@ -3,7 +3,6 @@
 mod adapters;
 mod executor;
 mod pipelines;
-mod pointwise;
 mod read;
 
 pub(crate) use adapters::{adapters, open};

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use wgpu::{BindGroupLayout, BindGroupLayoutEntry, BindingType, BufferBindingType, ShaderStages};
 
 use super::executor::UNIFORM_BYTES;
-use super::pointwise;
-use crate::Shader;
 use crate::counters::AtomicCounters;
+use crate::{Result, Shader};
 
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
@@ -19,7 +18,8 @@ pub(super) struct Pipeline {
 type Shape = (usize, usize);
 
 pub(super) struct Pipelines {
-    built: HashMap<Shader, Arc<Pipeline>>,
+    // A shader that two commands bind with different numbers of inputs has two layouts.
+    built: HashMap<Shape, HashMap<Shader, Arc<Pipeline>>>,
     storage_layouts: HashMap<Shape, BindGroupLayout>,
     uniform_layout: BindGroupLayout,
     checked: bool,
@@ -58,22 +58,25 @@ impl Pipelines {
         })
     }
 
+    /// The pipeline of `shader` for so many inputs and outputs. `check` tells whether the driver complained while it
+    /// was built; such a pipeline is not kept.
     pub(super) fn get(
         &mut self,
         device: &wgpu::Device,
         label: &str,
-        shader: &Shader,
-        shape: Shape,
+        (shader, shape): (&Shader, Shape),
         counters: &AtomicCounters,
-    ) -> Arc<Pipeline> {
-        if let Some(pipeline) = self.built.get(shader) {
-            return pipeline.clone();
+        check: impl Fn() -> Result<()>,
+    ) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = self.built.get(&shape).and_then(|built| built.get(shader)) {
+            return Ok(pipeline.clone());
         }
         let pipeline = Arc::new(self.build(device, label, shader, shape));
+        check()?;
         AtomicCounters::add(&counters.pipelines, 1);
-        tracing::debug!(label, pipelines = self.built.len() + 1, "pipeline built");
-        self.built.insert(shader.clone(), pipeline.clone());
-        pipeline
+        tracing::debug!(label, "pipeline built");
+        self.built.entry(shape).or_default().insert(shader.clone(), pipeline.clone());
+        Ok(pipeline)
     }
 
     fn build(&mut self, device: &wgpu::Device, label: &str, shader: &Shader, shape: Shape) -> Pipeline {
@@ -83,7 +86,7 @@ impl Pipelines {
             Shader::File { name, constants } => {
                 (Cow::Owned(everstep_shaders::source(name).unwrap_or_default()), &constants[..], true)
             }
-            Shader::Pointwise(program, access) => (Cow::Owned(pointwise::generate(program, access)), none, true),
+            Shader::Pointwise(program, access) => (Cow::Owned(program.wgsl(access)), none, true),
             Shader::Custom(source) => (source.clone(), none, false),
         };
         let descriptor = wgpu::ShaderModuleDescriptor {

@@ -27,9 +27,16 @@ pub(crate) struct PendingRead {
     // Offset and length of each part in the buffer.
     parts: Vec<(usize, usize)>,
     state: Arc<AtomicU8>,
+    // Waiting for this one, and not for whatever was submitted since, lets the host stay ahead of the device.
+    submission: wgpu::SubmissionIndex,
     pool: StagingPool,
     faults: Arc<Faults>,
     name: String,
+}
+
+/// The size of a shared buffer for `bytes` bytes: the next power of two, as far as the device allows it.
+pub(super) fn rounded(device: &wgpu::Device, bytes: u64) -> u64 {
+    bytes.next_power_of_two().min(device.limits().max_buffer_size).max(bytes)
 }
 
 impl StagingPool {
@@ -39,7 +46,7 @@ impl StagingPool {
         fit.map(|at| pool.swap_remove(at)).unwrap_or_else(|| {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("read-back"),
-                size: bytes.next_power_of_two(),
+                size: rounded(device, bytes),
                 usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
@@ -48,16 +55,21 @@ impl StagingPool {
 
     fn give_back(&self, buffer: Buffer) {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if pool.len() < POOL {
-            pool.push(buffer);
+        if pool.len() >= POOL {
+            pool.remove(0);
         }
+        pool.push(buffer);
+    }
+
+    pub(super) fn trim(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(super) fn read(
         &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
+        (device, queue): (&wgpu::Device, &wgpu::Queue),
         sources: &[(&Buffer, usize, usize)],
+        clear: Option<(&Buffer, usize, usize)>,
         faults: Arc<Faults>,
         name: &str,
     ) -> PendingRead {
@@ -73,14 +85,18 @@ impl StagingPool {
             let bytes = (*bytes as u64).next_multiple_of(4);
             encoder.copy_buffer_to_buffer(source, *offset as u64, &buffer, *at as u64, bytes);
         }
-        queue.submit([encoder.finish()]);
+        if let Some((buffer, offset, bytes)) = clear {
+            encoder.clear_buffer(buffer, offset as u64, Some(bytes as u64));
+        }
+        let submission = queue.submit([encoder.finish()]);
         let state = Arc::new(AtomicU8::new(WAITING));
         let done = state.clone();
         buffer.map_async(wgpu::MapMode::Read, .., move |outcome| {
             done.store(if outcome.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
         });
         let pool = self.clone();
-        PendingRead { device: device.clone(), buffer: Some(buffer), parts, state, pool, faults, name: name.into() }
+        let (device, buffer, name) = (device.clone(), Some(buffer), name.into());
+        PendingRead { device, buffer, parts, state, submission, pool, faults, name }
     }
 }
 
@@ -95,7 +111,7 @@ impl PendingRead {
 
     pub(crate) fn wait(mut self) -> Result<Parts> {
         while self.state.load(Ordering::Acquire) == WAITING {
-            self.poll(wgpu::PollType::wait_indefinitely())?;
+            self.poll(wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None })?;
         }
         self.take()
     }

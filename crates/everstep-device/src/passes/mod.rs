@@ -1,5 +1,7 @@
 //! Pure functions over a recording, run at each flush before an executor sees it.
 
+mod elide;
 mod plan;
 
+pub use elide::elide;
 pub use plan::{Allocator, MemoryId, Place, Plan, PlannedCommand, size_class};

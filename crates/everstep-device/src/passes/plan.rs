@@ -44,6 +44,8 @@ pub struct Plan {
     pub create: Vec<(MemoryId, usize)>,
     /// The commands, in order.
     pub commands: Vec<PlannedCommand>,
+    /// Buffers that this recording writes first and that have handles: where it fails, they are unwritten.
+    pub fresh: Vec<BufferId>,
     /// How many commands were dropped because nothing needs what they write.
     pub dropped: usize,
 }
@@ -72,7 +74,8 @@ impl Allocator {
 
     /// Bytes of all memory, in use or free.
     pub fn total_bytes(&self) -> usize {
-        self.sizes.iter().sum()
+        // The null device's buffers may add up to more than can be counted.
+        self.sizes.iter().fold(0, |total, &size| total.saturating_add(size))
     }
 
     /// Takes the memory of buffers without handles back into the pool.
@@ -84,9 +87,18 @@ impl Allocator {
         }
     }
 
-    /// Forgets all free memory; the executor destroys what is returned.
-    pub fn trim(&mut self) -> Vec<MemoryId> {
-        let freed: Vec<_> = std::mem::take(&mut self.free).into_values().flatten().collect();
+    /// Whether a buffer has been written by an earlier recording.
+    pub fn is_resident(&self, buffer: BufferId) -> bool {
+        self.resident.contains_key(&buffer)
+    }
+
+    /// Forgets all free memory but that in `keep`; the executor destroys what is returned.
+    pub fn trim(&mut self, keep: &HashSet<MemoryId>) -> Vec<MemoryId> {
+        let mut freed = Vec::new();
+        for free in self.free.values_mut() {
+            freed.extend(free.iter().copied().filter(|memory| !keep.contains(memory)));
+            free.retain(|memory| keep.contains(memory));
+        }
         freed.iter().for_each(|memory| self.sizes[memory.0] = 0);
         freed
     }
@@ -111,13 +123,18 @@ impl Allocator {
     ) -> Result<Plan> {
         let mut plan = Plan::default();
         let commands = drop_unneeded(commands, dead, &mut plan.dropped);
-        self.check_written(&commands)?;
+        if let Err(error) = self.check_written(&commands) {
+            self.release(dead.iter().copied());
+            return Err(error);
+        }
+        plan.fresh = self.first_written(&commands, dead);
         let mut last_use: HashMap<BufferId, usize> = HashMap::new();
         for (index, command) in commands.iter().enumerate() {
             for slice in command.inputs.iter().chain(&command.outputs) {
                 last_use.insert(slice.buffer, index);
             }
         }
+        self.release(dead.iter().copied().filter(|id| !last_use.contains_key(id)));
         for (index, command) in commands.into_iter().enumerate() {
             let inputs: Vec<_> = command.inputs.iter().filter_map(|&slice| self.place(slice)).collect();
             let outputs = command.outputs.iter().map(|&slice| self.assign(slice, sizes, &mut plan.create)).collect();
@@ -125,7 +142,6 @@ impl Allocator {
             self.release(touched.filter(|id| dead.contains(id) && last_use[id] == index).collect::<Vec<_>>());
             plan.commands.push(PlannedCommand { op: command.op, work: command.work, inputs, outputs });
         }
-        self.release(dead.iter().copied());
         Ok(plan)
     }
 
@@ -139,6 +155,11 @@ impl Allocator {
             written.extend(command.outputs.iter().map(|slice| slice.buffer));
         }
         Ok(())
+    }
+
+    fn first_written(&self, commands: &[Command], dead: &HashSet<BufferId>) -> Vec<BufferId> {
+        let written = commands.iter().flat_map(|command| &command.outputs).map(|slice| slice.buffer);
+        written.filter(|id| !dead.contains(id) && !self.resident.contains_key(id)).collect()
     }
 
     fn assign(&mut self, slice: Slice, sizes: &HashMap<BufferId, usize>, create: &mut Vec<(MemoryId, usize)>) -> Place {
@@ -250,6 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_failed_recording_was_to_write_first_is_known() {
+        let mut allocator = Allocator::default();
+        plan(&mut allocator, vec![command(&[], 1, 300)], &[]).unwrap();
+        let commands = vec![command(&[1], 2, 300), command(&[2], 3, 300), command(&[3], 1, 300)];
+        assert_eq!(plan(&mut allocator, commands, &[2]).unwrap().fresh, [BufferId(3)]);
+    }
+
+    #[test]
+    fn an_error_still_frees_what_has_no_handle() {
+        let mut allocator = Allocator::default();
+        plan(&mut allocator, vec![command(&[], 1, 300)], &[]).unwrap();
+        assert!(plan(&mut allocator, vec![command(&[7], 8, 4)], &[1]).is_err());
+        assert_eq!(allocator.trim(&HashSet::new()), [MemoryId(0)]);
+    }
+
+    #[test]
     fn size_classes_waste_at_most_a_quarter() {
         for bytes in (1..100_000).step_by(37) {
             let class = size_class(bytes);
@@ -264,7 +301,7 @@ mod tests {
         let mut allocator = Allocator::default();
         plan(&mut allocator, vec![command(&[], 1, 300), command(&[], 2, 300)], &[]).unwrap();
         allocator.release([BufferId(1)]);
-        assert_eq!(allocator.trim(), [MemoryId(0)]);
+        assert_eq!(allocator.trim(&HashSet::new()), [MemoryId(0)]);
         assert_eq!(allocator.total_bytes(), 512);
         assert!(allocator.place(slice(2, 300)).is_some() && allocator.place(slice(1, 300)).is_none());
     }

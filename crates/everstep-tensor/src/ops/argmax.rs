@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use everstep_device::cpu::ArgMax as Kernel;
-use everstep_device::{Command, DType, Work};
+use everstep_device::{Command, DType, Generator, Work};
 
+use super::reference::Array;
+use super::table::{Case, Cases, EXACT, Entry, FLOAT, Gradient};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -56,4 +58,44 @@ impl Tensor {
         let found = apply(ArgMax { axis }, &[self])?;
         if keepdim { Ok(found) } else { found.squeeze(axis as isize) }
     }
+}
+
+pub(super) const ARGMAX: Entry = Entry {
+    name: "argmax",
+    dtypes: FLOAT,
+    gradient: Gradient::No("positions are integers"),
+    tolerance: EXACT,
+    cases: Cases::Listed(cases),
+};
+
+fn cases(generator: &mut Generator) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let shapes: [(&[usize], &[isize]); 6] = [
+        (&[7], &[0]),
+        (&[2, 3, 4], &[0, 1, 2, -1]),
+        (&[1, 1], &[-2]),
+        (&[0, 3], &[1]),
+        (&[2, 1, 3, 1, 2, 2], &[2, -1]),
+        (&[3, 700], &[1]),
+    ];
+    for (shape, axes) in shapes {
+        for (&axis, keepdim) in axes.iter().zip([false, true].into_iter().cycle()) {
+            // Few different numbers, so that some are equal: the first counts.
+            let input = Array::integers(shape, DType::F32, -2, 5, generator);
+            let label = format!("{shape:?} axis {axis} keepdim {keepdim}");
+            let apply = move |x: &[Tensor]| x[0].argmax(axis, keepdim);
+            cases.push(Case::new(label, vec![input], apply, move |x| reference(&x[0], axis, keepdim)));
+        }
+    }
+    cases
+}
+
+fn reference(x: &Array, axis: isize, keepdim: bool) -> Array {
+    let axis = axis.rem_euclid(x.shape.len() as isize) as usize;
+    let beats = |value: f64, best: f64| !best.is_nan() && (value.is_nan() || value > best);
+    let position = |values: &[f64]| {
+        let later = |best: usize, at: usize| if beats(values[at], values[best]) { at } else { best };
+        (0..values.len()).fold(0, later) as f64
+    };
+    super::reduce::squeezed(x.reduced(&[axis], position), &[axis], keepdim).with_dtype(DType::U32)
 }

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use everstep_device::cpu::{
     CrossEntropy as Kernel, CrossEntropyBackward as BackwardKernel, CrossEntropyBackwardParams, CrossEntropyParams,
 };
-use everstep_device::{Command, DType, Shape, Work};
+use everstep_device::{Command, DType, Generator, Shape, Work};
 
+use super::reference::{Array, Domain, largest, sum};
+use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
-/// The loss of each row of logits [rows, classes], labels [rows]; keeps the log-sum-exp.
+/// The loss of each row of logits [rows, classes], labels [rows]; keeps the largest logit and the sum of each row.
 #[derive(Debug)]
 struct CrossEntropy;
 
-/// (softmax - one-hot) times the gradient, from logits, labels, log-sum-exp, gradient.
+/// (softmax - one-hot) times the gradient, from logits, labels, what the forward kept, gradient.
 #[derive(Debug)]
 struct CrossEntropyBackward;
 
@@ -32,7 +34,7 @@ impl Op for CrossEntropy {
             return Err(Error::Empty { op: self.name(), shape: *logits.shape() });
         }
         let rows = *labels.shape();
-        Ok(Inferred::New(vec![(rows, DType::F32), (rows, DType::F32)]))
+        Ok(Inferred::New(vec![(rows, DType::F32), (Shape::new(&[rows.count(), 2])?, DType::F32)]))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -69,7 +71,7 @@ impl Op for CrossEntropyBackward {
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (logits, labels, log_sum, gradient) = (inputs[0].dense()?, inputs[1], inputs[2], inputs[3]);
+        let (logits, labels, sums, gradient) = (inputs[0].dense()?, inputs[1], inputs[2], inputs[3]);
         let params = CrossEntropyBackwardParams {
             rows: logits.shape()[0] as u32,
             classes: logits.shape()[1] as u32,
@@ -78,7 +80,7 @@ impl Op for CrossEntropyBackward {
             gradient_offset: gradient.layout().offset() as u32,
             gradient_stride: gradient.layout().strides()[0] as u32,
         };
-        let slices = [&logits, labels, log_sum, gradient].map(|tensor| tensor.slice_of_buffer());
+        let slices = [&logits, labels, sums, gradient].map(|tensor| tensor.slice_of_buffer());
         Ok(logits.device().record(Command {
             op: self.name(),
             work: Work::Kernel(Arc::new(BackwardKernel(params))),
@@ -118,4 +120,53 @@ impl Tensor {
         let logits = self.reshape_to(Shape::new(&[count, classes])?)?;
         apply(CrossEntropy, &[&logits, &labels.reshape(&[count])?])?.reshape_to(*labels.shape())
     }
+}
+
+const ONCE: Gradient = Gradient::First("cross_entropy_backward is a kernel of its own, without a gradient yet");
+
+const LOSS: Tolerance = Tolerance {
+    relative: 1e-6,
+    absolute: 2e-6,
+    why: "log-sum-exp minus a logit cancels: a few units of the larger one, which is up to 8 in these cases",
+};
+
+pub(super) const CROSS_ENTROPY: Entry = Entry {
+    name: "cross_entropy",
+    dtypes: FLOAT,
+    gradient: ONCE,
+    tolerance: LOSS,
+    cases: Cases::Listed(|generator| cases(generator, true)),
+};
+
+pub(super) const CROSS_ENTROPY_ROWS: Entry =
+    Entry { name: "cross_entropy_rows", cases: Cases::Listed(|generator| cases(generator, false)), ..CROSS_ENTROPY };
+
+fn cases(generator: &mut Generator, mean: bool) -> Vec<Case> {
+    let shapes: [&[usize]; 10] =
+        [&[5, 7], &[7], &[2, 3, 4], &[3, 1], &[1, 1], &[0, 4], &[2, 0, 3], &[2, 1, 3, 1, 2, 5], &[70, 10], &[3, 1030]];
+    let case = |shape: &[usize]| {
+        let (classes, rows) = (shape[shape.len() - 1], &shape[..shape.len() - 1]);
+        let logits = Array::draw(shape, Domain::between(-8.0, 8.0), generator);
+        let labels = Array::integers(rows, DType::U32, 0, classes as u32, generator);
+        let apply = move |x: &[Tensor]| if mean { x[0].cross_entropy(&x[1]) } else { x[0].cross_entropy_rows(&x[1]) };
+        Case::new(format!("{shape:?}"), vec![logits, labels], apply, move |x| reference(&x[0], &x[1], mean))
+    };
+    let mut cases: Vec<Case> = shapes.into_iter().map(case).collect();
+    // Larger than any power of e that an f32 holds.
+    let logits = Array::new(&[2, 3], vec![1000.0, -1000.0, 0.0, -4000.0, -4000.0, -4001.0]);
+    let labels = Array::new(&[2], vec![0.0, 2.0]).with_dtype(DType::U32);
+    let apply = move |x: &[Tensor]| if mean { x[0].cross_entropy(&x[1]) } else { x[0].cross_entropy_rows(&x[1]) };
+    cases.push(Case::new("large", vec![logits, labels], apply, move |x| reference(&x[0], &x[1], mean)).with_orders(0));
+    cases
+}
+
+fn reference(logits: &Array, labels: &Array, mean: bool) -> Array {
+    let classes = logits.shape[logits.shape.len() - 1];
+    let rows = logits.values.chunks(classes).zip(&labels.values).map(|(row, &label)| {
+        let top = largest(row);
+        let powers: Vec<f64> = row.iter().map(|x| (x - top).exp()).collect();
+        top + sum(&powers).ln() - row[label as usize]
+    });
+    let rows = Array::new(&labels.shape, rows.collect());
+    if mean { Array::new(&[], vec![sum(&rows.values) / rows.count() as f64]) } else { rows }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use everstep_device::cpu::Matmul as Kernel;
 use everstep_device::functions::Activation;
-use everstep_device::{Command, DType, MAX_RANK, Shape, Work};
+use everstep_device::{Command, DType, Generator, MAX_RANK, Shape, Work};
 
 use super::pointwise::call;
+use super::reference::{Array, Domain, broadcast};
+use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -149,7 +151,7 @@ impl Tensor {
         }
     }
 
-    /// activation(x W^T + b): x [.., in] (this tensor), weight [out, in], bias [out]: [.., out].
+    /// activation(x W^T + b): x `[.., in]` (this tensor), weight `[out, in]`, bias `[out]`: `[.., out]`.
     ///
     /// # Errors
     /// [`Error::Shapes`], [`Error::DTypes`], [`Error::Devices`].
@@ -174,6 +176,10 @@ impl Tensor {
     fn rows_times(&self, matrix: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         let mut shape = self.shape().to_vec();
         let columns = shape.pop().unwrap_or(1);
+        if columns != matrix.shape()[0] {
+            let rule = "the last dimension of x and the first of the matrix must be equal";
+            return Err(Error::Shapes { op: "matmul", left: *self.shape(), right: *matrix.shape(), rule });
+        }
         let rows: usize = shape.iter().product();
         let flat = if self.rank() == 2 { self.clone() } else { self.reshape(&[rows, columns])? };
         let inputs: Vec<&Tensor> = [Some(&flat), Some(matrix), bias].into_iter().flatten().collect();
@@ -184,4 +190,131 @@ impl Tensor {
         shape.push(product.shape()[1]);
         product.reshape(&shape)
     }
+}
+
+pub(super) const MATMUL: Entry = Entry {
+    name: "matmul",
+    dtypes: FLOAT,
+    gradient: Gradient::Any,
+    tolerance: PRODUCT,
+    cases: Cases::Listed(matmul_cases),
+};
+
+pub(super) const LINEAR: Entry = Entry { name: "linear", cases: Cases::Listed(linear_cases), ..MATMUL };
+
+const PRODUCT: Tolerance = Tolerance {
+    relative: 1e-6,
+    absolute: 3e-5,
+    why: "sums of up to 300 products below 4, which cancel: partial sums of some tens, each rounded",
+};
+
+const OPERANDS: Domain = Domain::between(-2.0, 2.0);
+
+fn matmul_cases(generator: &mut Generator) -> Vec<Case> {
+    let shapes: [(&[usize], &[usize]); 24] = [
+        (&[3, 4], &[4, 5]),
+        (&[1, 1], &[1, 1]),
+        (&[4], &[4]),
+        (&[4], &[4, 3]),
+        (&[3, 4], &[4]),
+        (&[2, 3, 4], &[4]),
+        (&[4], &[2, 4, 3]),
+        (&[2, 3, 4], &[4, 5]),
+        (&[2, 3, 4], &[2, 4, 5]),
+        (&[2, 1, 3, 4], &[3, 4, 2]),
+        (&[3, 4], &[2, 4, 5]),
+        (&[1, 2, 1, 2, 3, 2], &[2, 1, 2, 1, 2, 3]),
+        (&[3, 0], &[0, 4]),
+        (&[2, 3, 0], &[2, 0, 4]),
+        (&[0], &[0]),
+        (&[0, 4], &[4, 3]),
+        (&[3, 4], &[4, 0]),
+        (&[0, 3, 4], &[0, 4, 2]),
+        (&[0, 3, 4], &[4, 2]),
+        (&[1, 3, 4], &[0, 4, 2]),
+        (&[5, 9], &[9, 7]),
+        (&[65, 70], &[70, 67]),
+        (&[2, 130, 300], &[300, 20]),
+        (&[9, 5, 6], &[9, 6, 300]),
+    ];
+    let mut cases = Vec::new();
+    for (a, b) in shapes {
+        let inputs = vec![Array::draw(a, OPERANDS, generator), Array::draw(b, OPERANDS, generator)];
+        let label = format!("{a:?} x {b:?}");
+        cases.push(Case::new(label, inputs, |x| x[0].matmul(&x[1]), |x| product_reference(&x[0], &x[1])));
+    }
+    // Transposed operands are views, read as they lie.
+    let mut transposed = |a: &[usize], b: &[usize], apply: fn(&[Tensor]) -> Result<Tensor>, left: bool, right: bool| {
+        let inputs = vec![Array::draw(a, OPERANDS, generator), Array::draw(b, OPERANDS, generator)];
+        let swap = |x: &Array, swapped: bool| if swapped { x.permuted(&[1, 0]) } else { x.clone() };
+        let reference = move |x: &[Array]| product_reference(&swap(&x[0], left), &swap(&x[1], right));
+        cases.push(Case::new(format!("transposed {left} {right}"), inputs, apply, reference));
+    };
+    transposed(&[4, 3], &[4, 5], |x| x[0].t()?.matmul(&x[1]), true, false);
+    transposed(&[3, 4], &[5, 4], |x| x[0].matmul(&x[1].t()?), false, true);
+    transposed(&[4, 3], &[5, 4], |x| x[0].t()?.matmul(&x[1].t()?), true, true);
+    transposed(&[70, 33], &[66, 70], |x| x[0].t()?.matmul(&x[1].t()?), true, true);
+    cases
+}
+
+/// The sum over k of a\[.., i, k\] b\[.., k, j\]; a vector is a row on the left and a column on the right.
+fn product_reference(a: &Array, b: &Array) -> Array {
+    let (left, right) = (a.shape.len(), b.shape.len());
+    let a_rows = if left == 1 { a.reshaped(&[1, a.count()]) } else { a.clone() };
+    let b_rows = if right == 1 { b.reshaped(&[b.count(), 1]) } else { b.clone() };
+    let split =
+        |x: &Array| (x.shape[..x.shape.len() - 2].to_vec(), x.shape[x.shape.len() - 2], x.shape[x.shape.len() - 1]);
+    let ((a_batch, rows, depth), (b_batch, _, columns)) = (split(&a_rows), split(&b_rows));
+    let batch = broadcast([&a_batch[..], &b_batch[..]]);
+    let of = |x: &Array, index: &[usize], row: usize, column: usize| {
+        let lead = index.len() - 2;
+        x.at(&[&index[..lead], &[row, column]].concat())
+    };
+    let whole = Array::from_fn(&[&batch[..], &[rows, columns]].concat(), |index| {
+        let (row, column) = (index[index.len() - 2], index[index.len() - 1]);
+        (0..depth).map(|k| of(&a_rows, index, row, k) * of(&b_rows, index, k, column)).sum()
+    });
+    let mut shape = batch;
+    shape.extend((left > 1).then_some(rows));
+    shape.extend((right > 1).then_some(columns));
+    whole.reshaped(&shape)
+}
+
+fn linear_cases(generator: &mut Generator) -> Vec<Case> {
+    use Activation::{Gelu, GeluTanh, None, Relu, Sigmoid, Tanh};
+    let shapes: [(&[usize], usize, bool, Activation); 14] = [
+        (&[3, 4], 5, true, None),
+        (&[3, 4], 5, true, Relu),
+        (&[3, 4], 5, true, Gelu),
+        (&[3, 4], 5, true, GeluTanh),
+        (&[3, 4], 5, true, Tanh),
+        (&[3, 4], 5, true, Sigmoid),
+        (&[3, 4], 5, false, None),
+        (&[4], 3, false, Sigmoid),
+        (&[2, 3, 4], 1, true, Tanh),
+        (&[2, 1, 2, 1, 2, 3], 2, true, Gelu),
+        (&[0, 4], 3, true, Relu),
+        (&[3, 0], 2, true, Sigmoid),
+        (&[3, 4], 0, true, Relu),
+        (&[40, 30], 300, true, Relu),
+    ];
+    let case = |(x, out, bias, activation): (&[usize], usize, bool, Activation)| {
+        let label = format!("{x:?} to {out}, bias {bias}, {activation:?}");
+        let mut inputs = vec![Array::draw(x, OPERANDS, generator)];
+        inputs.push(Array::draw(&[out, x[x.len() - 1]], OPERANDS, generator));
+        inputs.extend(bias.then(|| Array::draw(&[out], OPERANDS, generator)));
+        let apply = move |x: &[Tensor]| x[0].linear(&x[1], x.get(2), activation);
+        let case = Case::new(label, inputs, apply, move |x| linear_reference(x, activation));
+        // The gradient of relu has none: see the entry of relu.
+        if activation == Relu { case.with_orders(1) } else { case }
+    };
+    shapes.into_iter().map(case).collect()
+}
+
+fn linear_reference(x: &[Array], activation: Activation) -> Array {
+    let mut result = product_reference(&x[0], &x[1].permuted(&[1, 0]));
+    if let Some(bias) = x.get(2) {
+        result = Array::zip(&[&result, bias], |x| x[0] + x[1]);
+    }
+    activation.function().map_or(result.clone(), |function| result.map(|value| (function.reference)(&[value])))
 }

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use everstep_device::cpu::Pointwise as Kernel;
 use everstep_device::expr::{Expr, Program};
 use everstep_device::functions::{self, Function};
-use everstep_device::{Command, DType, Work};
+use everstep_device::{Command, DType, Generator, Shape, Work};
 
+use super::reference::{Array, Domain};
+use super::table;
+use super::table::{Case, Cases, EXACT, Entry, FLOAT, NUMBERS, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -109,7 +112,8 @@ impl Op for Pointwise {
             let wrong = Error::Shapes { op: self.name(), left: shape, right: *input.shape(), rule };
             shape = shape.broadcast(input.shape()).ok_or(wrong)?;
         }
-        Ok(Inferred::one(shape, self.formula.expr.dtype()))
+        // Each may be a view of few elements, and their joint shape more than can be addressed.
+        Ok(Inferred::one(Shape::new(&shape)?, self.formula.expr.dtype()))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
@@ -305,4 +309,161 @@ impl std::ops::Neg for &Tensor {
     fn neg(self) -> Result<Tensor> {
         Tensor::neg(self)
     }
+}
+
+/// A function of the table of one argument and the method that applies it.
+#[derive(Debug)]
+pub(super) struct Unary {
+    function: &'static Function,
+    apply: fn(&Tensor) -> Result<Tensor>,
+    domain: Domain,
+}
+
+/// A function of the table of two arguments and the methods that apply it to tensors and to a tensor and a number.
+#[derive(Debug)]
+pub(super) struct Binary {
+    function: &'static Function,
+    apply: fn(&Tensor, &Tensor) -> Result<Tensor>,
+    apply_scalar: fn(&Tensor, f32) -> Result<Tensor>,
+    domains: [Domain; 2],
+}
+
+/// The entry of a function of one f32, its cases drawn from `domain`.
+pub(super) const fn unary(
+    function: &'static Function,
+    apply: fn(&Tensor) -> Result<Tensor>,
+    domain: Domain,
+    gradient: table::Gradient,
+    tolerance: Tolerance,
+) -> Entry {
+    let cases = Cases::Unary(Unary { function, apply, domain });
+    Entry { name: function.name, dtypes: FLOAT, gradient, tolerance, cases }
+}
+
+/// The entry of a function of two arguments, its cases drawn from `domains`.
+pub(super) const fn binary(
+    function: &'static Function,
+    apply: fn(&Tensor, &Tensor) -> Result<Tensor>,
+    apply_scalar: fn(&Tensor, f32) -> Result<Tensor>,
+    dtypes: &'static [DType],
+    domains: [Domain; 2],
+    gradient: table::Gradient,
+    tolerance: Tolerance,
+) -> Entry {
+    let cases = Cases::Binary(Binary { function, apply, apply_scalar, domains });
+    Entry { name: function.name, dtypes, gradient, tolerance, cases }
+}
+
+/// Where functions are asked what they do at the edges: zeros, overflow, and far out.
+const EXTREMES: [f64; 14] = [0.0, -0.0, 1e-30, -1e-30, 1e30, -1e30, 88.0, -87.0, 100.0, -100.0, 20.0, -20.0, 0.5, -0.5];
+
+impl Unary {
+    pub(super) fn cases(&self, generator: &mut Generator) -> Vec<Case> {
+        let shapes: [&[usize]; 8] = [&[7], &[3, 5], &[], &[1], &[0], &[2, 0, 3], &[2, 1, 3, 1, 2, 2], &[3, 7001]];
+        let (apply, reference) = (self.apply, self.function.reference);
+        let case = |label: String, input: Array| {
+            Case::new(label, vec![input], move |x| apply(&x[0]), move |x| Array::zip(&[&x[0]], reference))
+        };
+        let mut cases: Vec<Case> =
+            shapes.iter().map(|s| case(format!("{s:?}"), Array::draw(s, self.domain, generator))).collect();
+        let extremes = EXTREMES.iter().map(|&value| f64::from(value as f32)).collect();
+        cases.push(case("extremes".into(), Array::new(&[14], extremes)).with_orders(0));
+        cases
+    }
+}
+
+impl Binary {
+    pub(super) fn cases(&self, generator: &mut Generator) -> Vec<Case> {
+        let shapes: [(&[usize], &[usize]); 10] = [
+            (&[3, 5], &[3, 5]),
+            (&[3, 5], &[5]),
+            (&[3, 1], &[1, 5]),
+            (&[2, 1, 3], &[4, 1]),
+            (&[], &[3]),
+            (&[1], &[0]),
+            (&[0, 3], &[1, 3]),
+            (&[], &[]),
+            (&[2, 1, 2, 1, 3, 1], &[1, 2, 1, 2, 1, 3]),
+            (&[3, 7001], &[7001]),
+        ];
+        let mut cases = Vec::new();
+        for (left, right) in shapes {
+            let inputs = [(left, self.domains[0]), (right, self.domains[1])];
+            let inputs = inputs.map(|(shape, domain)| Array::draw(shape, domain, generator));
+            cases.push(self.case(format!("{left:?} with {right:?}"), inputs));
+        }
+        // Half of the elements are equal.
+        let b = Array::draw(&[2, 4], self.domains[1], generator);
+        let a = Array::from_fn(&[2, 4], |index| b.at(index) + f64::from(index[1] as u32 % 2));
+        cases.push(self.case("ties".into(), [a, b]));
+        for shape in [&[3, 5][..], &[], &[0]] {
+            let (scalar, apply, reference) =
+                (self.domains[1].draw(generator), self.apply_scalar, self.function.reference);
+            let input = Array::draw(shape, self.domains[0], generator);
+            let apply = move |x: &[Tensor]| apply(&x[0], scalar);
+            let expected = move |x: &[Array]| x[0].map(|value| reference(&[value, f64::from(scalar)]));
+            cases.push(Case::new(format!("{shape:?} with {scalar}"), vec![input], apply, expected));
+        }
+        cases.extend([DType::U32, DType::I32].into_iter().filter_map(|dtype| self.integers(dtype, generator)));
+        cases
+    }
+
+    fn case(&self, label: String, inputs: [Array; 2]) -> Case {
+        let (apply, reference) = (self.apply, self.function.reference);
+        let expected = move |x: &[Array]| Array::zip(&[&x[0], &x[1]], reference);
+        Case::new(label, inputs.to_vec(), move |x| apply(&x[0], &x[1]), expected)
+    }
+
+    /// Integers whose results wrap around; `None` where the function takes none.
+    fn integers(&self, dtype: DType, generator: &mut Generator) -> Option<Case> {
+        self.function.overload(&[dtype, dtype])?;
+        let (apply, reference) = (self.apply, self.function.reference);
+        let inputs = [&[3, 5][..], &[5]].map(|shape| Array::integers(shape, dtype, 0, 1 << 20, generator));
+        let expected = move |x: &[Array]| Array::zip(&[&x[0], &x[1]], reference).wrapped(dtype);
+        Some(Case::new(dtype.name(), inputs.to_vec(), move |x| apply(&x[0], &x[1]), expected))
+    }
+}
+
+pub(super) const EQUAL: Entry = Entry {
+    name: "equal",
+    dtypes: &[DType::F32, DType::U32],
+    gradient: table::Gradient::No("it is constant wherever it is continuous"),
+    tolerance: EXACT,
+    cases: Cases::Listed(|generator| {
+        let shapes: [(&[usize], &[usize]); 5] =
+            [(&[3, 5], &[3, 5]), (&[3, 5], &[5]), (&[], &[1]), (&[0], &[1]), (&[2, 1, 3, 1, 2, 2], &[3, 1, 1, 2])];
+        let mut cases = Vec::new();
+        for (left, right) in shapes {
+            for dtype in [DType::F32, DType::U32] {
+                let inputs = [left, right].map(|shape| Array::integers(shape, dtype, 0, 3, generator));
+                let expected = |x: &[Array]| Array::zip(&[&x[0], &x[1]], |x| f64::from(u8::from(x[0] == x[1])));
+                let label = format!("{dtype} {left:?} with {right:?}");
+                cases.push(Case::new(label, inputs.to_vec(), |x| x[0].equal(&x[1]), expected));
+            }
+        }
+        cases
+    }),
+};
+
+pub(super) const CONTIGUOUS: Entry = Entry {
+    name: "contiguous",
+    dtypes: NUMBERS,
+    gradient: table::Gradient::Any,
+    tolerance: EXACT,
+    cases: Cases::Listed(|generator| copies(generator, Tensor::contiguous)),
+};
+
+pub(super) const COPY: Entry =
+    Entry { name: "copy", cases: Cases::Listed(|generator| copies(generator, Tensor::copy)), ..CONTIGUOUS };
+
+fn copies(generator: &mut Generator, apply: fn(&Tensor) -> Result<Tensor>) -> Vec<Case> {
+    let shapes: [&[usize]; 6] = [&[3, 5], &[7], &[], &[0], &[2, 0, 3], &[2, 1, 3, 1, 2, 2]];
+    let mut cases = Vec::new();
+    for shape in shapes {
+        for dtype in [DType::F32, DType::U32] {
+            let input = Array::integers(shape, dtype, 0, 100, generator);
+            cases.push(Case::new(format!("{dtype} {shape:?}"), vec![input], move |x| apply(&x[0]), |x| x[0].clone()));
+        }
+    }
+    cases
 }

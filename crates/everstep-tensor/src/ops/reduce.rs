@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use everstep_device::cpu::{Reduce as Kernel, Reduction};
-use everstep_device::{Command, DType, Shape, Work};
+use everstep_device::{Command, DType, Generator, Shape, Work};
 
+use super::reference::{self, Array, Domain};
+use super::table::{Case, Cases, EXACT, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -134,4 +136,89 @@ impl Tensor {
     pub fn max_all(&self) -> Result<Tensor> {
         self.max(&self.all_axes(), false)
     }
+}
+
+const SUMMED: Tolerance = Tolerance {
+    relative: 1e-5,
+    absolute: 3e-5,
+    why: "partial sums of up to some hundreds that cancel, each rounded; of equal numbers all in one direction",
+};
+
+pub(super) const SUM: Entry = Entry {
+    name: "sum",
+    dtypes: FLOAT,
+    gradient: Gradient::Any,
+    tolerance: SUMMED,
+    cases: Cases::Listed(|generator| cases(generator, Tensor::sum, reference::sum)),
+};
+
+pub(super) const MEAN: Entry = Entry {
+    name: "mean",
+    cases: Cases::Listed(|generator| {
+        cases(generator, Tensor::mean, |values| reference::sum(values) / values.len() as f64)
+    }),
+    ..SUM
+};
+
+pub(super) const MAX: Entry = Entry {
+    name: "max",
+    tolerance: EXACT,
+    cases: Cases::Listed(|generator| {
+        let mut all = cases(generator, Tensor::max, reference::largest);
+        // Two equal ones share the gradient. Differences of both sides agree with that; of more they would not.
+        let ties = Array::new(&[2, 3], vec![1.0, 2.0, 2.0, -1.0, -1.0, -3.0]);
+        let expected = |x: &[Array]| squeezed(x[0].reduced(&[1], reference::largest), &[1], false);
+        all.push(Case::new("ties", vec![ties], |x| x[0].max(&[1], false), expected).with_orders(1));
+        // Nothing has no maximum: an error, which has its own test.
+        let empty = |case: &Case| (case.reference)(&case.inputs).values.contains(&f64::NEG_INFINITY);
+        all.retain(|case| !empty(case));
+        all
+    }),
+    ..SUM
+};
+
+/// Without the dimensions `axes`, of size 1, unless they are to be kept.
+pub(super) fn squeezed(x: Array, axes: &[usize], keepdim: bool) -> Array {
+    let kept = |axis: &usize| keepdim || !axes.contains(axis);
+    let shape: Vec<usize> = (0..x.shape.len()).filter(kept).map(|axis| x.shape[axis]).collect();
+    x.reshaped(&shape)
+}
+
+fn cases(
+    generator: &mut Generator,
+    apply: fn(&Tensor, &[isize], bool) -> Result<Tensor>,
+    reference: fn(&[f64]) -> f64,
+) -> Vec<Case> {
+    let every: &[&[isize]] = &[&[], &[0], &[1], &[2], &[0, 1], &[0, 2], &[1, 2], &[0, 1, 2], &[-1], &[-1, 0]];
+    let shapes: [(&[usize], &[&[isize]]); 14] = [
+        (&[2, 3, 4], every),
+        (&[5], &[&[0], &[]]),
+        (&[], &[&[]]),
+        (&[1, 1], &[&[0], &[0, 1]]),
+        (&[0], &[&[0], &[]]),
+        (&[2, 0, 3], &[&[0], &[1], &[0, 2], &[0, 1, 2]]),
+        (&[2, 1, 3, 2, 1, 2], &[&[0, 2, 4], &[1, 3, 5], &[-1], &[0, 1, 2, 3, 4, 5]]),
+        (&[40_000], &[&[0]]),
+        (&[70_000], &[&[0]]),
+        (&[300, 600], &[&[0], &[1]]),
+        (&[2, 17_000], &[&[1]]),
+        (&[3, 1100, 5], &[&[1], &[0, 2]]),
+        (&[5000, 2], &[&[1]]),
+        (&[1, 7, 1], &[&[1]]),
+    ];
+    let mut cases = Vec::new();
+    for (shape, choices) in shapes {
+        for (&axes, keepdim) in choices.iter().zip([false, true].into_iter().cycle()) {
+            let axes = axes.to_vec();
+            let positive: Vec<usize> =
+                axes.iter().map(|&axis| axis.rem_euclid(shape.len() as isize) as usize).collect();
+            let input = Array::draw(shape, Domain::between(-3.0, 3.0), generator);
+            let label = format!("{shape:?} axes {axes:?} keepdim {keepdim}");
+            let apply = move |x: &[Tensor]| apply(&x[0], &axes, keepdim);
+            cases.push(Case::new(label, vec![input], apply, move |x| {
+                squeezed(x[0].reduced(&positive, reference), &positive, keepdim)
+            }));
+        }
+    }
+    cases
 }

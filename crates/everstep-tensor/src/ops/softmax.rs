@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use everstep_device::cpu::{Softmax as Kernel, SoftmaxBackward as BackwardKernel, SoftmaxParams};
-use everstep_device::{Command, DType, Work};
+use everstep_device::{Command, DType, Generator, Work};
 
+use super::reference::{Array, Domain, largest, sum};
+use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -90,4 +92,50 @@ impl Tensor {
         }
         apply(Softmax, &[&self.transpose(axis, -1)?])?.transpose(axis, -1)
     }
+}
+
+pub(super) const SOFTMAX: Entry = Entry {
+    name: "softmax",
+    dtypes: FLOAT,
+    gradient: Gradient::Any,
+    tolerance: Tolerance {
+        relative: 2e-6,
+        absolute: 0.0,
+        why: "x - max x is rounded, at most 16 here, which the exponential turns into a relative error; then a sum",
+    },
+    cases: Cases::Listed(cases),
+};
+
+fn cases(generator: &mut Generator) -> Vec<Case> {
+    let shapes: [(&[usize], &[isize]); 10] = [
+        (&[3, 5], &[1, 0, -1]),
+        (&[7], &[0]),
+        (&[2, 3, 4], &[0, 1, 2]),
+        (&[1, 1], &[1]),
+        (&[4, 1], &[1]),
+        (&[0, 4], &[1, 0]),
+        (&[2, 0, 3], &[1]),
+        (&[2, 1, 3, 1, 2, 2], &[2, -1]),
+        (&[20, 70], &[1]),
+        (&[2, 1500], &[1, 0]),
+    ];
+    let mut cases = Vec::new();
+    for (shape, axes) in shapes {
+        for &axis in axes {
+            let input = Array::draw(shape, Domain::between(-8.0, 8.0), generator);
+            let apply = move |x: &[Tensor]| x[0].softmax(axis);
+            cases
+                .push(Case::new(format!("{shape:?} axis {axis}"), vec![input], apply, move |x| reference(&x[0], axis)));
+        }
+    }
+    // Larger than any power of e that an f32 holds.
+    let large = Array::new(&[3, 3], vec![1000.0, 1000.0, 999.0, -2000.0, -2000.0, -2001.0, 3e38, -3e38, 0.0]);
+    cases.push(Case::new("large", vec![large], |x| x[0].softmax(-1), |x| reference(&x[0], -1)).with_orders(0));
+    cases
+}
+
+fn reference(x: &Array, axis: isize) -> Array {
+    let axis = axis.rem_euclid(x.shape.len() as isize) as usize;
+    let powers = Array::zip(&[x, &x.reduced(&[axis], largest)], |x| (x[0] - x[1]).exp());
+    Array::zip(&[&powers, &powers.reduced(&[axis], sum)], |x| x[0] / x[1])
 }

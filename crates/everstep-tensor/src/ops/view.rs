@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use everstep_device::Shape;
 use everstep_device::expr::{Expr, Program};
+use everstep_device::{DType, Generator, Shape};
 
+use super::reference::{Array, Domain, indices};
+use super::table::{Case, Cases, EXACT, Entry, Gradient, NUMBERS};
 use crate::op::{Inferred, Op, Saved, apply};
 use crate::{Error, Result, Tensor};
 
@@ -258,4 +260,200 @@ impl Tensor {
         let axes: Vec<isize> = (0..self.rank()).filter(stretched).map(|axis| axis as isize).collect();
         self.sum(&axes, true)?.reshape_to(*shape)
     }
+}
+
+/// The entry of an op that moves elements.
+const fn entry(name: &'static str, cases: fn(&mut Generator) -> Vec<Case>) -> Entry {
+    let cases = Cases::Listed(cases);
+    Entry { name, dtypes: NUMBERS, gradient: Gradient::Any, tolerance: EXACT, cases }
+}
+
+pub(super) const RESHAPE: Entry = entry("reshape", |generator| {
+    let shapes: [(&[usize], &[usize]); 9] = [
+        (&[2, 3, 4], &[6, 4]),
+        (&[6, 4], &[3, 2, 2, 2]),
+        (&[3, 4], &[12]),
+        (&[], &[1, 1]),
+        (&[1, 1, 1], &[]),
+        (&[0, 3], &[3, 0, 2]),
+        (&[2, 3], &[2, 3]),
+        (&[2, 2, 2, 2, 2, 2], &[8, 8]),
+        (&[4, 1, 6], &[2, 1, 2, 6]),
+    ];
+    let case = |(from, to): (&'static [usize], &'static [usize])| {
+        moved(generator, from, format!("to {to:?}"), |x| x.reshape(to), |x| x.reshaped(to))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+pub(super) const FLATTEN_FROM: Entry = entry("flatten_from", |generator| {
+    let shapes: [(&[usize], isize); 6] =
+        [(&[2, 3, 4], 1), (&[2, 3, 4], -3), (&[5], 0), (&[0, 2, 3], 1), (&[2, 0], 0), (&[1, 2, 1, 2, 1, 3], 2)];
+    let case = |(shape, axis): (&'static [usize], isize)| {
+        let at = axis.rem_euclid(shape.len() as isize) as usize;
+        let flat = [&shape[..at], &[shape[at..].iter().product()]].concat();
+        moved(generator, shape, format!("axis {axis}"), move |x| x.flatten_from(axis), move |x| x.reshaped(&flat))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+pub(super) const PERMUTE: Entry = entry("permute", |generator| {
+    let shapes: [(&[usize], &[isize]); 7] = [
+        (&[2, 3, 4], &[2, 0, 1]),
+        (&[2, 3, 4], &[-1, 1, 0]),
+        (&[3], &[0]),
+        (&[], &[]),
+        (&[0, 3], &[1, 0]),
+        (&[1, 2, 1, 3, 2, 1], &[5, 3, 1, 0, 2, 4]),
+        (&[2, 3], &[0, 1]),
+    ];
+    let case = |(shape, axes): (&'static [usize], &'static [isize])| {
+        let order: Vec<usize> = axes.iter().map(|axis| axis.rem_euclid(shape.len() as isize) as usize).collect();
+        moved(generator, shape, format!("axes {axes:?}"), |x| x.permute(axes), move |x| x.permuted(&order))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+/// The order of dimensions with two exchanged.
+fn exchanged(rank: usize, first: isize, second: isize) -> Vec<usize> {
+    let at = |axis: isize| axis.rem_euclid(rank as isize) as usize;
+    let mut order: Vec<usize> = (0..rank).collect();
+    order.swap(at(first), at(second));
+    order
+}
+
+pub(super) const TRANSPOSE: Entry = entry("transpose", |generator| {
+    let shapes: [(&[usize], isize, isize); 5] =
+        [(&[2, 3, 4], 0, -1), (&[3, 5], 1, 0), (&[3], 0, -1), (&[2, 0, 3], 1, 2), (&[1, 2, 3, 1, 2, 2], 1, 4)];
+    let case = |(shape, first, second): (&'static [usize], isize, isize)| {
+        let order = exchanged(shape.len(), first, second);
+        moved(
+            generator,
+            shape,
+            format!("{first} {second}"),
+            move |x| x.transpose(first, second),
+            move |x| x.permuted(&order),
+        )
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+pub(super) const T: Entry = entry("t", |generator| {
+    let shapes: [&[usize]; 4] = [&[3, 5], &[2, 3, 4], &[0, 3], &[2, 1, 1, 2, 3, 2]];
+    let case = |shape: &'static [usize]| {
+        let order = exchanged(shape.len(), -2, -1);
+        moved(generator, shape, String::new(), Tensor::t, move |x| x.permuted(&order))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+/// (shape, axis, first, end, step)
+type Cutting = (&'static [usize], isize, usize, usize, usize);
+
+fn cut(generator: &mut Generator, cuts: &[Cutting], apply: fn(&Tensor, &Cutting) -> Result<Tensor>) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &cutting in cuts {
+        let (shape, axis, start, end, step) = cutting;
+        let at = axis.rem_euclid(shape.len() as isize) as usize;
+        let reference = move |x: &Array| {
+            let inside = |index: &[usize]| (start..end).step_by(step).any(|place| place == index[at]);
+            let kept = indices(&x.shape).zip(&x.values).filter(|(index, _)| inside(index)).map(|(_, value)| *value);
+            let mut result = Array { values: kept.collect(), ..x.clone() };
+            result.shape[at] = (start..end).step_by(step).count();
+            result
+        };
+        let label = format!("axis {axis} {start}..{end} step {step}");
+        cases.extend(moved(generator, shape, label, move |x| apply(x, &cutting), reference));
+    }
+    cases
+}
+
+pub(super) const SLICE: Entry = entry("slice", |generator| {
+    let cuts: [Cutting; 8] = [
+        (&[3, 5], 1, 1, 4, 1),
+        (&[3, 5], 0, 2, 3, 1),
+        (&[3, 5], -1, 5, 5, 1),
+        (&[3, 5], 0, 0, 3, 1),
+        (&[7], 0, 3, 7, 1),
+        (&[0, 3], 0, 0, 0, 1),
+        (&[0, 3], 1, 1, 2, 1),
+        (&[1, 2, 1, 3, 2, 4], 3, 1, 3, 1),
+    ];
+    cut(generator, &cuts, |x, &(_, axis, start, end, _)| x.slice(axis, start..end))
+});
+
+pub(super) const SLICE_STEP: Entry = entry("slice_step", |generator| {
+    let cuts: [Cutting; 6] = [
+        (&[3, 5], 1, 0, 5, 2),
+        (&[3, 5], 1, 1, 5, 3),
+        (&[7], -1, 2, 7, 4),
+        (&[7], 0, 2, 7, usize::MAX),
+        (&[4, 0], 0, 1, 4, 2),
+        (&[1, 2, 1, 3, 2, 4], 5, 1, 4, 2),
+    ];
+    cut(generator, &cuts, |x, &(_, axis, start, end, step)| x.slice_step(axis, start, end, step))
+});
+
+pub(super) const BROADCAST_TO: Entry = entry("broadcast_to", |generator| {
+    let shapes: [(&[usize], &[usize]); 8] = [
+        (&[3, 1], &[3, 4]),
+        (&[4], &[2, 3, 4]),
+        (&[], &[2, 2]),
+        (&[1], &[0]),
+        (&[0, 1], &[2, 0, 3]),
+        (&[2, 3], &[2, 3]),
+        (&[1, 1, 2], &[2, 1, 3, 1, 2, 2]),
+        (&[3, 1, 2], &[3, 2, 2]),
+    ];
+    let case = |(from, to): (&'static [usize], &'static [usize])| {
+        moved(generator, from, format!("to {to:?}"), |x| x.broadcast_to(to), |x| x.stretched(to))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+pub(super) const UNSQUEEZE: Entry = entry("unsqueeze", |generator| {
+    let shapes: [(&[usize], isize, &[usize]); 6] = [
+        (&[3, 5], 0, &[1, 3, 5]),
+        (&[3, 5], 2, &[3, 5, 1]),
+        (&[3, 5], -2, &[3, 1, 5]),
+        (&[], 0, &[1]),
+        (&[0], -1, &[0, 1]),
+        (&[2, 1, 3, 1, 2], 1, &[2, 1, 1, 3, 1, 2]),
+    ];
+    let case = |(shape, axis, to): (&'static [usize], isize, &'static [usize])| {
+        moved(generator, shape, format!("axis {axis}"), move |x| x.unsqueeze(axis), |x| x.reshaped(to))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+pub(super) const SQUEEZE: Entry = entry("squeeze", |generator| {
+    let shapes: [(&[usize], isize, &[usize]); 5] = [
+        (&[3, 1, 5], 1, &[3, 5]),
+        (&[3, 5, 1], -1, &[3, 5]),
+        (&[1], 0, &[]),
+        (&[0, 1], 1, &[0]),
+        (&[2, 1, 3, 1, 2, 1], 3, &[2, 1, 3, 2, 1]),
+    ];
+    let case = |(shape, axis, to): (&'static [usize], isize, &'static [usize])| {
+        moved(generator, shape, format!("axis {axis}"), move |x| x.squeeze(axis), |x| x.reshaped(to))
+    };
+    shapes.into_iter().flat_map(case).collect()
+});
+
+/// A case of f32 and one of u32.
+fn moved(
+    generator: &mut Generator,
+    shape: &[usize],
+    label: String,
+    apply: impl Fn(&Tensor) -> Result<Tensor> + Clone + 'static,
+    reference: impl Fn(&Array) -> Array + Clone + 'static,
+) -> Vec<Case> {
+    let floats = Array::draw(shape, Domain::between(-3.0, 3.0), generator);
+    let integers = Array::integers(shape, DType::U32, 0, 1 << 31, generator);
+    let case = |input: Array| {
+        let (apply, reference) = (apply.clone(), reference.clone());
+        let label = format!("{} {shape:?} {label}", input.dtype);
+        Case::new(label, vec![input], move |x| apply(&x[0]), move |x| reference(&x[0]))
+    };
+    vec![case(floats), case(integers)]
 }

@@ -1,0 +1,12 @@
+//! A step is a transaction: what every optimizer keeps to, on the CPU and on a GPU.
+#![allow(clippy::unwrap_used)] // The helpers beside the tests are tests too.
+
+mod common;
+mod determinism;
+mod errors;
+mod hold;
+mod parameters;
+mod records;
+mod refusal;
+mod schedule;
+mod settings;

@@ -1,0 +1,12 @@
+//! The tests of tensors: most of them generated from the table of ops, `ops::ALL`.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not count as tests")]
+
+mod common;
+mod display;
+mod errors;
+mod forward;
+mod fuzz;
+mod gradients;
+mod graphs;
+mod special;
+mod tape;

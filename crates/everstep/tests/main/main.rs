@@ -1,0 +1,9 @@
+//! The whole engine against PyTorch's numbers (see `goldens/make_goldens.py`), and the facade as a program uses it.
+#![allow(clippy::unwrap_used)] // The helpers beside the tests are tests too.
+
+mod common;
+mod facade;
+mod layers;
+mod ops;
+mod optimizers;
+mod training;

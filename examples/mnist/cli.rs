@@ -1,0 +1,134 @@
+//! The command line of `mnist`, its data, and its report.
+#![expect(clippy::print_stdout, reason = "an example talks to its user")]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use everstep::prelude::*;
+use everstep_examples::params_hash;
+
+/// Trains a classifier of handwritten digits.
+#[derive(Parser)]
+struct Args {
+    /// Folder with MNIST's four IDX files; the embedded digits without it.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// The classifier.
+    #[arg(long, value_enum, default_value = "mlp")]
+    model: Size,
+    /// `auto`, `cpu`, `gpu`, or `gpu:<index or part of the adapter's name>`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// How often all training images are seen.
+    #[arg(long, default_value_t = 30)]
+    epochs: usize,
+    /// Images per step.
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Of the initial parameters and of the order of the images.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Adam's step size.
+    #[arg(long, default_value_t = 1e-3)]
+    learning_rate: f64,
+    /// Ends with one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Size {
+    /// One hidden layer of 64.
+    Seed,
+    /// Two hidden layers of 512.
+    Mlp,
+}
+
+/// What was asked for.
+pub struct Run {
+    pub device: Device,
+    pub train: Box<dyn Dataset>,
+    pub test: Box<dyn Dataset>,
+    pub test_batch: usize,
+    pub sizes: Vec<usize>,
+    pub batch: usize,
+    pub epochs: usize,
+    pub seed: u64,
+    pub learning_rate: f64,
+    pub report: Report,
+}
+
+/// What is told at the end.
+pub struct Report {
+    device: Device,
+    start: Instant,
+    json: bool,
+}
+
+/// Reads the command line and the data, and says which device was chosen.
+pub fn start() -> everstep::Result<Run> {
+    let args = Args::parse();
+    let device = Device::from_name(&args.device)?;
+    println!("device {device}");
+    let (train, test) = load(args.data.as_deref())?;
+    let pixels: usize = train.spec().x.shape.iter().product();
+    let sizes = match args.model {
+        Size::Seed => vec![pixels, 64, 10],
+        Size::Mlp => vec![pixels, 512, 512, 10],
+    };
+    Ok(Run {
+        test_batch: test.len().min(500),
+        train,
+        test,
+        sizes,
+        batch: args.batch,
+        epochs: args.epochs,
+        seed: args.seed,
+        learning_rate: args.learning_rate,
+        report: Report { device: device.clone(), start: Instant::now(), json: args.json },
+        device,
+    })
+}
+
+type Split = (Box<dyn Dataset>, Box<dyn Dataset>);
+
+/// Training and test images: MNIST from a folder, or the embedded digits, split by a fixed seed.
+fn load(folder: Option<&Path>) -> everstep::Result<Split> {
+    Ok(match folder {
+        Some(folder) => {
+            let (train, test) = mnist(folder)?;
+            (Box::new(train), Box::new(test))
+        }
+        None => {
+            let (train, test) = digits_split(0)?;
+            (Box::new(train), Box::new(test))
+        }
+    })
+}
+
+impl Report {
+    /// Prints parameters, confusion matrix and accuracy, then the line of JSON where it was asked for.
+    pub fn finish(
+        &self,
+        model: &impl Module,
+        optimizer: &Optimizer,
+        train_loss: f64,
+        confusion: &ConfusionMatrix,
+    ) -> everstep::Result<()> {
+        let (seconds, accuracy) = (self.start.elapsed().as_secs_f64(), confusion.accuracy());
+        println!("{}\n\n{confusion}\ntest accuracy {accuracy:.4} after {seconds:.1} s", model.summary());
+        if self.json {
+            let result = serde_json::json!({
+                "device": self.device.to_string(),
+                "test_accuracy": accuracy,
+                "train_loss": train_loss,
+                "seconds": seconds,
+                "steps": optimizer.gate().committed(),
+                "params_hash": params_hash(model)?,
+            });
+            println!("{result}");
+        }
+        Ok(())
+    }
+}
