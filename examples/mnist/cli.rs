@@ -46,28 +46,28 @@ enum Size {
 }
 
 /// What was asked for.
-pub struct Run {
-    pub device: Device,
-    pub train: Box<dyn Dataset>,
-    pub test: Box<dyn Dataset>,
-    pub test_batch: usize,
-    pub sizes: Vec<usize>,
-    pub batch: usize,
-    pub epochs: usize,
-    pub seed: u64,
-    pub learning_rate: f64,
-    pub report: Report,
+pub(crate) struct Run {
+    pub(crate) device: Device,
+    pub(crate) train: Box<dyn Dataset>,
+    pub(crate) test: Box<dyn Dataset>,
+    pub(crate) test_batch: usize,
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) batch: usize,
+    pub(crate) epochs: usize,
+    pub(crate) seed: u64,
+    pub(crate) learning_rate: f64,
+    pub(crate) report: Report,
 }
 
 /// What is told at the end.
-pub struct Report {
+pub(crate) struct Report {
     device: Device,
     start: Instant,
     json: bool,
 }
 
 /// Reads the command line and the data, and says which device was chosen.
-pub fn start() -> everstep::Result<Run> {
+pub(crate) fn start() -> everstep::Result<Run> {
     let args = Args::parse();
     let device = Device::from_name(&args.device)?;
     println!("device {device}");
@@ -109,7 +109,7 @@ fn load(folder: Option<&Path>) -> everstep::Result<Split> {
 
 impl Report {
     /// Prints parameters, confusion matrix and accuracy, then the line of JSON where it was asked for.
-    pub fn finish(
+    pub(crate) fn finish(
         &self,
         model: &impl Module,
         optimizer: &Optimizer,

@@ -154,7 +154,7 @@ impl Layout {
         self.shape.count() == 0
             || dims.into_iter().all(|(stride, size)| {
                 let apart = stride >= extent;
-                extent = stride * (size - 1) + extent;
+                extent += stride * (size - 1);
                 apart
             })
     }

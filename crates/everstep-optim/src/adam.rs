@@ -73,7 +73,7 @@ impl Settings {
         check(self.name, "learning_rate", self.learning_rate, valid(self.learning_rate), rule)?;
         check(self.name, "weight_decay", self.weight_decay, valid(self.weight_decay), rule)?;
         // An element that never had a gradient divides by it alone.
-        let divides = self.epsilon as f32 > 0.0 && self.epsilon.is_finite();
+        let divides = self.epsilon as f32 > 0.0 && (self.epsilon as f32).is_finite();
         check(self.name, "epsilon", self.epsilon, divides, "finite and more than 0 in f32")?;
         for beta in [self.betas.0, self.betas.1] {
             check(self.name, "betas", beta, (0.0..1.0).contains(&beta), "at least 0 and less than 1")?;

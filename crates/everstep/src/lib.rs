@@ -49,7 +49,8 @@ pub use everstep_train as train;
 /// What a program usually needs.
 pub mod prelude {
     pub use everstep_data::{
-        Batch, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset, digits, digits_split, mnist,
+        At, Batch, CharDataset, CsvConfig, CsvDataset, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset,
+        Transform, Transformed, Vocabulary, digits, digits_split, mnist,
     };
     pub use everstep_nn::init::gain;
     pub use everstep_nn::{Dropout, Fan, Init, Linear, LinearConfig, Module};

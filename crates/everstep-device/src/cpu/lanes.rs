@@ -29,8 +29,8 @@ lanes! {
     neg(a: f32) -> f32 = -a;
     sqrt(a: f32) -> f32 = a.sqrt();
     // Written so that a NaN in either argument stays: the comparison with it is false.
-    maximum(a: f32, b: f32) -> f32 = if a.is_nan() { a } else if a > b { a } else { b };
-    minimum(a: f32, b: f32) -> f32 = if a.is_nan() { a } else if a < b { a } else { b };
+    maximum(a: f32, b: f32) -> f32 = if a.is_nan() || a > b { a } else { b };
+    minimum(a: f32, b: f32) -> f32 = if a.is_nan() || a < b { a } else { b };
     relu(a: f32) -> f32 = if a <= 0.0 { 0.0 } else { a };
     relu_gate(a: f32, b: f32) -> f32 = if a <= 0.0 { 0.0 } else { b };
     max_share(a: f32, b: f32, c: f32) -> f32 = if a > b { c } else if a == b { 0.5 * c } else { 0.0 };

@@ -127,7 +127,7 @@ impl Kernel for Matmul {
         let (&[a, b, bias], &[c]) = (inputs, outputs) else { return Err("matmul has three inputs and one output") };
         let (left, right) = (self.a.shape(), self.b.shape());
         let rank = left.rank();
-        if rank < 2 || rank > 6 || right.rank() != rank || left[..rank - 2] != right[..rank - 2] {
+        if !(2..=6).contains(&rank) || right.rank() != rank || left[..rank - 2] != right[..rank - 2] {
             return Err("the operands of matmul are batches of matrices of one batch shape");
         }
         if left[rank - 1] != right[rank - 2] {

@@ -111,7 +111,7 @@ simd! {
 simd! {
     fn accumulate_max(row: &[f32], totals: &mut [f32]) {
         for (total, value) in totals.iter_mut().zip(row) {
-            *total = if total.is_nan() { *total } else if *total > *value { *total } else { *value };
+            *total = if total.is_nan() || *total > *value { *total } else { *value };
         }
     }
 }

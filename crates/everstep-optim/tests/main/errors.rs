@@ -82,6 +82,9 @@ fn settings_outside_their_range() {
         assert_eq!(setting(AdamW::new(0.1).betas(0.9, bad).build(&model)), ("AdamW", "betas"));
     }
     assert_eq!(setting(AdamW::new(0.1).betas(1.0, 0.9).build(&model)), ("AdamW", "betas"));
+    // Divided by where a gradient has always been zero; 1e-50 is 0 as an f32.
+    assert_eq!(setting(Adam::new(0.1).epsilon(0.0).build(&model)), ("Adam", "epsilon"));
+    assert_eq!(setting(AdamW::new(0.1).epsilon(1e-50).build(&model)), ("AdamW", "epsilon"));
     let nesterov = Sgd::new(0.1).nesterov(true);
     assert_eq!(setting(nesterov.clone().build(&model)), ("Sgd", "nesterov"));
     assert_eq!(setting(nesterov.momentum(0.9).dampening(0.1).build(&model)), ("Sgd", "nesterov"));

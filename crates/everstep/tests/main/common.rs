@@ -110,7 +110,11 @@ impl Worst {
     pub(crate) fn assert(&self, device: &Device, tolerance: impl Fn(&str) -> f64) {
         let mut failures = Vec::new();
         for (kind, (error, place)) in &self.0 {
-            println!("{:?} {kind}: {error:.1e} ({place})", device.info().kind);
+            // Shown with `--nocapture`.
+            #[expect(clippy::print_stdout, reason = "a test that measures says what it found")]
+            {
+                println!("{:?} {kind}: {error:.1e} ({place})", device.info().kind);
+            }
             if *error > tolerance(kind) {
                 failures.push(format!("{kind}: {error:.2e}, not {:.1e}, in {place}", tolerance(kind)));
             }
