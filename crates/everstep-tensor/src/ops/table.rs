@@ -139,17 +139,14 @@ const POSITIVE: Domain = Domain::between(0.2, 8.0);
 /// Away from a pole or a kink at zero.
 const AWAY: Domain = Domain::away(0.2, 3.0);
 
-const RELU: Gradient = Gradient::First("its gradient is the function relu_gate, which has no derivative");
-const SHARE: Gradient = Gradient::First("its gradient is the function max_share, which has no derivative");
-
 /// Every op.
 pub static ALL: &[Entry] = &[
     binary(&functions::ADD, Tensor::add, Tensor::add_scalar, NUMBERS, [ANY, ANY], Gradient::Any, ROUNDED),
     binary(&functions::SUB, Tensor::sub, Tensor::sub_scalar, NUMBERS, [ANY, ANY], Gradient::Any, ROUNDED),
     binary(&functions::MUL, Tensor::mul, Tensor::mul_scalar, NUMBERS, [ANY, ANY], Gradient::Any, ROUNDED),
     binary(&functions::DIV, Tensor::div, Tensor::div_scalar, FLOAT, [ANY, AWAY], Gradient::Any, DIVIDED),
-    binary(&functions::MAXIMUM, Tensor::maximum, Tensor::maximum_scalar, FLOAT, [ANY, ANY], SHARE, EXACT),
-    binary(&functions::MINIMUM, Tensor::minimum, Tensor::minimum_scalar, FLOAT, [ANY, ANY], SHARE, EXACT),
+    binary(&functions::MAXIMUM, Tensor::maximum, Tensor::maximum_scalar, FLOAT, [ANY, ANY], Gradient::Any, EXACT),
+    binary(&functions::MINIMUM, Tensor::minimum, Tensor::minimum_scalar, FLOAT, [ANY, ANY], Gradient::Any, EXACT),
     unary(&functions::NEG, Tensor::neg, ANY, Gradient::Any, EXACT),
     unary(&functions::EXP, Tensor::exp, MODERATE, Gradient::Any, CURVE),
     unary(&functions::LOG, Tensor::log, POSITIVE, Gradient::Any, CURVE),
@@ -157,7 +154,7 @@ pub static ALL: &[Entry] = &[
     unary(&functions::TANH, Tensor::tanh, MODERATE, Gradient::Any, CURVE),
     unary(&functions::SIGMOID, Tensor::sigmoid, MODERATE, Gradient::Any, CURVE),
     unary(&functions::ERF, Tensor::erf, ANY, Gradient::Any, CURVE),
-    unary(&functions::RELU, Tensor::relu, AWAY, RELU, EXACT),
+    unary(&functions::RELU, Tensor::relu, AWAY, Gradient::Any, EXACT),
     unary(&functions::GELU, Tensor::gelu, MODERATE, Gradient::Any, TAIL),
     unary(&functions::GELU_TANH, Tensor::gelu_tanh, MODERATE, Gradient::Any, TAIL),
     pointwise::EQUAL,
