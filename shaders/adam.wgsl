@@ -1,8 +1,9 @@
-// uses: shared/activation, shared/control, shared/index
+// uses: shared/activation, shared/control, shared/index, shared/penalty
 
 // Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 // p -= row[1] m / (sqrt(v) row[2] + epsilon), with the group's schedule row (learning rate, learning rate / (1 - b1^t),
-// 1 / sqrt(1 - b2^t)). Weight decay is added to g, or, where `decoupled`, p -= learning rate * weight_decay * p first.
+// 1 / sqrt(1 - b2^t)). l1 sign(p) and weight_decay p are added to g; where `decoupled`, the latter is not, and
+// p -= learning rate * weight_decay * p first.
 //
 // Shapes: gradients, values, m, v: windows of the arena; the control block. The elements start..start + count.
 // Threads: one per element, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
@@ -19,6 +20,8 @@ struct Params {
     rest2: f32, // 1 - beta2, likewise
     epsilon: f32,
     weight_decay: f32,
+    l1: f32,
+    clip_value: f32, // largest magnitude of a gradient
 }
 
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
@@ -46,13 +49,13 @@ fn main(
 
     let index = params.start + number;
     let before = values[index];
-    var g = gradients[index] * clip;
+    var coupled = params.weight_decay;
     var decayed = before;
-    if params.decoupled == 0u {
-        g += params.weight_decay * before;
-    } else {
+    if params.decoupled != 0u {
+        coupled = 0.0;
         decayed -= learning_rate * params.weight_decay * before;
     }
+    let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, coupled);
     let m = params.beta1 * first_moments[index] + params.rest1 * g;
     let v = params.beta2 * second_moments[index] + params.rest2 * (g * g);
     first_moments[index] = m;

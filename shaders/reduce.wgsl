@@ -1,6 +1,6 @@
 // uses: shared/reduction, shared/tree, shared/index
 
-// The sum (times a factor) or the maximum over the trailing dimensions of a strided tensor.
+// The sum (times a factor), an extreme or the product over the trailing dimensions of a strided tensor.
 //
 // Shapes: source [kept.., reduced..], any strides; result [kept..], contiguous.
 // Threads: one workgroup of 256 per output; thread t takes elements t, t + 256, .., then a tree joins the threads.
@@ -23,6 +23,10 @@ fn main(
     var total: f32;
     if REDUCTION == REDUCTION_MAX {
         total = tree_max(lane, part);
+    } else if REDUCTION == REDUCTION_MIN {
+        total = tree_min(lane, part);
+    } else if REDUCTION == REDUCTION_PROD {
+        total = tree_product(lane, part);
     } else {
         total = tree_sum(lane, part);
     }

@@ -1,6 +1,6 @@
 // uses: shared/reduction, shared/index
 
-// The sum (times a factor) or the maximum over the trailing dimensions of a strided tensor, for short reductions, for
+// The sum (times a factor), an extreme or the product over the trailing dimensions of a strided tensor, for short reductions, for
 // outputs that are neighbours in memory, and for most reductions on a driver in software (slow workgroup memory).
 //
 // Shapes: source [kept.., reduced..], any strides; result [kept..], contiguous.

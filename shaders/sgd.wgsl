@@ -1,6 +1,6 @@
-// uses: shared/control, shared/index
+// uses: shared/control, shared/index, shared/penalty
 
-// Stochastic gradient descent, as PyTorch's: g = clip g + weight_decay p; b = momentum b + row[1] g;
+// Stochastic gradient descent, as PyTorch's: g = clip g + l1 sign(p) + weight_decay p; b = momentum b + row[1] g;
 // p -= row[0] (nesterov: g + momentum b, else b), with the group's schedule row (learning rate, 1 - dampening).
 //
 // Shapes: gradients, values, buffers: windows of the arena; the control block. The elements start..start + count.
@@ -14,6 +14,8 @@ struct Params {
     momentum: f32,
     weight_decay: f32,
     nesterov: u32,
+    l1: f32,
+    clip_value: f32, // largest magnitude of a gradient
 }
 
 @group(0) @binding(0) var<storage, read> gradients: array<f32>;
@@ -39,7 +41,7 @@ fn main(
 
     let index = params.start + number;
     let before = values[index];
-    let g = gradients[index] * clip + params.weight_decay * before;
+    let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, params.weight_decay);
     let moving = params.momentum * buffers[index] + undamped * g;
     buffers[index] = moving;
     var direction = moving;

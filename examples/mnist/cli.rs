@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use everstep::prelude::*;
 use everstep_examples::params_hash;
+
+use crate::model::Kind;
 
 /// Trains a classifier of handwritten digits.
 #[derive(Parser)]
@@ -16,7 +18,7 @@ struct Args {
     data: Option<PathBuf>,
     /// The classifier.
     #[arg(long, value_enum, default_value = "mlp")]
-    model: Size,
+    model: Kind,
     /// `auto`, `cpu`, `gpu`, or `gpu:<index or part of the adapter's name>`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -37,21 +39,14 @@ struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Size {
-    /// One hidden layer of 64.
-    Seed,
-    /// Two hidden layers of 512.
-    Mlp,
-}
-
 /// What was asked for.
 pub(crate) struct Run {
     pub(crate) device: Device,
     pub(crate) train: Box<dyn Dataset>,
     pub(crate) test: Box<dyn Dataset>,
     pub(crate) test_batch: usize,
-    pub(crate) sizes: Vec<usize>,
+    pub(crate) model: Kind,
+    pub(crate) size: [usize; 2],
     pub(crate) batch: usize,
     pub(crate) epochs: usize,
     pub(crate) seed: u64,
@@ -72,16 +67,16 @@ pub(crate) fn start() -> everstep::Result<Run> {
     let device = Device::from_name(&args.device)?;
     println!("device {device}");
     let (train, test) = load(args.data.as_deref())?;
-    let pixels: usize = train.spec().x.shape.iter().product();
-    let sizes = match args.model {
-        Size::Seed => vec![pixels, 64, 10],
-        Size::Mlp => vec![pixels, 512, 512, 10],
+    let size = match train.spec().x.shape[..] {
+        [_, height, width] => [height, width],
+        ref other => [1, other.iter().product()],
     };
     Ok(Run {
         test_batch: test.len().min(500),
         train,
         test,
-        sizes,
+        model: args.model,
+        size,
         batch: args.batch,
         epochs: args.epochs,
         seed: args.seed,
@@ -98,10 +93,10 @@ fn load(folder: Option<&Path>) -> everstep::Result<Split> {
     Ok(match folder {
         Some(folder) => {
             let (train, test) = mnist(folder)?;
-            (Box::new(train), Box::new(test))
+            (Box::new(train.with_channel()), Box::new(test.with_channel()))
         }
         None => {
-            let (train, test) = digits_split(0)?;
+            let (train, test) = digits()?.with_channel().split_stratified(0.8, 0)?;
             (Box::new(train), Box::new(test))
         }
     })

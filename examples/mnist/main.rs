@@ -2,39 +2,17 @@
 //!
 //! ```text
 //! cargo run --release --example mnist                                  # the embedded 8x8 digits, nothing to download
+//! cargo run --release --example mnist -- --model cnn
 //! cargo run --release --example mnist -- --data DIR --model seed       # MNIST's IDX files, plain or gzipped
 //! ```
 
 mod cli;
+mod model;
 
 use everstep::prelude::*;
 use everstep_examples::Progress;
 
-/// Fully connected layers with ReLU between them.
-#[derive(Module)]
-struct Classifier {
-    layers: Vec<Linear>,
-}
-
-impl Classifier {
-    /// Layers between these sizes, initialised for the ReLU that follows (He et al., 2015).
-    fn new(sizes: &[usize], generator: &mut Generator, device: &Device) -> everstep::Result<Self> {
-        let (weight, bias) = (Init::KaimingUniform { gain: gain::RELU, fan: Fan::In }, Init::Constant(0.0));
-        let config = |pair: &[usize]| LinearConfig::new(pair[0], pair[1]).weight_init(weight).bias_init(bias);
-        let layers = sizes.windows(2).map(|pair| Ok(config(pair).init(generator, device)?));
-        Ok(Self { layers: layers.collect::<everstep::Result<_>>()? })
-    }
-
-    /// Logits [B, 10] of images [B, pixels].
-    fn forward(&self, images: &Tensor) -> everstep::Result<Tensor> {
-        let mut x = images.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let last = index + 1 == self.layers.len();
-            x = layer.forward_with(&x, if last { Activation::None } else { Activation::Relu })?;
-        }
-        Ok(x)
-    }
-}
+use crate::model::Classifier;
 
 /// Trains for some epochs; the mean loss of the last one.
 fn train(model: &Classifier, optimizer: &mut Optimizer, data: &mut Loader, epochs: usize) -> everstep::Result<f64> {
@@ -67,7 +45,7 @@ fn evaluate(model: &Classifier, data: &mut Loader) -> everstep::Result<Confusion
 
 fn main() -> everstep::Result<()> {
     let run = cli::start()?;
-    let model = Classifier::new(&run.sizes, &mut Generator::new(run.seed), &run.device)?;
+    let model = Classifier::new(run.model, run.size, &mut Generator::new(run.seed), &run.device)?;
     let mut optimizer = Adam::new(run.learning_rate).build(&model)?;
     let mut data = Loader::new(run.train, LoaderConfig::new(run.batch).shuffle(run.seed).prefetch(2), &run.device)?;
     let mut test = Loader::new(run.test, LoaderConfig::new(run.test_batch), &run.device)?;

@@ -49,6 +49,17 @@ fn expm1_near_zero(rest: f32) -> f32 {
     return rest + rest * rest * curve;
 }
 
+// exponent * ln 2 + ln(1 + fraction) + correction, for a small correction and 1 + fraction between sqrt(1/2) and sqrt(2).
+fn join_log(exponent: f32, fraction: f32, correction: f32) -> f32 {
+    let upper = (((0.06677732 * fraction - 0.11627293) * fraction + 0.11887583) * fraction - 0.12411565) * fraction
+        + 0.14220391;
+    let curve = (((upper * fraction - 0.16667774) * fraction + 0.20002087) * fraction - 0.25000015) * fraction
+        + 0.33333314;
+    let square = fraction * fraction;
+    let small = square * fraction * curve + (exponent * LN_2_LOW + correction);
+    return exponent * LN_2_HIGH + (fraction - (0.5 * square - small));
+}
+
 // ln x; minus infinity for either zero, NaN below zero.
 fn log_f32(x: f32) -> f32 {
     let given = bitcast<u32>(x);
@@ -68,13 +79,7 @@ fn log_f32(x: f32) -> f32 {
     let offset = normal - 0x3f3504f3u;
     let fraction = bitcast<f32>((offset & 0x007fffffu) + 0x3f3504f3u) - 1.0;
     let exponent = f32(bitcast<i32>(offset) >> 23u) - select(0.0, 149.0, denormal);
-    let upper = (((0.06677732 * fraction - 0.11627293) * fraction + 0.11887583) * fraction - 0.12411565) * fraction
-        + 0.14220391;
-    let curve = (((upper * fraction - 0.16667774) * fraction + 0.20002087) * fraction - 0.25000015) * fraction
-        + 0.33333314;
-    let square = fraction * fraction;
-    let small = square * fraction * curve + exponent * LN_2_LOW;
-    return exponent * LN_2_HIGH + (fraction - (0.5 * square - small));
+    return join_log(exponent, fraction, 0.0);
 }
 
 // The square root; NaN below zero.
@@ -157,7 +162,7 @@ fn gelu_tanh_f32(x: f32) -> f32 {
     return select(bounded / (1.0 + power), x, is_nan(x));
 }
 
-// The values of ACTIVATION, the numbers of `Activation` in functions.rs; 0 is none.
+// The values of ACTIVATION, the numbers of `Activation` in functions/mod.rs; 0 is none.
 const ACTIVATION_RELU: u32 = 1u;
 const ACTIVATION_GELU: u32 = 2u;
 const ACTIVATION_GELU_TANH: u32 = 3u;

@@ -57,15 +57,6 @@ fn max_share_f32(a: f32, b: f32, c: f32) -> f32 {
     return select(share, 0.0, is_nan(a) || is_nan(b));
 }
 
-// 1 where a equals b, else (NaN too) 0.
-fn equal_f32(a: f32, b: f32) -> f32 {
-    return select(select(0.0, 1.0, a == b), 0.0, is_nan(a) || is_nan(b));
-}
-
-fn equal_u32(a: u32, b: u32) -> f32 {
-    return select(0.0, 1.0, a == b);
-}
-
 // Towards zero; saturating where it does not fit; 0 for NaN. As Rust's `as`.
 fn u32_from_f32(x: f32) -> u32 {
     if is_at_most_zero(x) || is_nan(x) {

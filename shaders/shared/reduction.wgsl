@@ -2,10 +2,12 @@
 
 // What reduce.wgsl and reduce_columns.wgsl have in common: parameters, bindings and the loop of one thread.
 
-// 0 sum, 1 maximum: the numbers of `Reduction` in reduce.rs.
+// 0 sum, 1 maximum, 2 minimum, 3 product: the numbers of `Reduction` in reduce.rs.
 override REDUCTION: u32 = 0u;
 
 const REDUCTION_MAX: u32 = 1u;
+const REDUCTION_MIN: u32 = 2u;
+const REDUCTION_PROD: u32 = 3u;
 // Terms added one after the other before such partial sums are added up: the error of a long sum stays small.
 const STRETCH: u32 = 128u;
 
@@ -28,6 +30,12 @@ fn combine(a: f32, b: f32) -> f32 {
     if REDUCTION == REDUCTION_MAX {
         return max_f32(a, b);
     }
+    if REDUCTION == REDUCTION_MIN {
+        return min_f32(a, b);
+    }
+    if REDUCTION == REDUCTION_PROD {
+        return a * b;
+    }
     return a + b;
 }
 
@@ -35,6 +43,12 @@ fn combine(a: f32, b: f32) -> f32 {
 fn nothing() -> f32 {
     if REDUCTION == REDUCTION_MAX {
         return f32_from_bits(0xff800000u);
+    }
+    if REDUCTION == REDUCTION_MIN {
+        return infinity_f32();
+    }
+    if REDUCTION == REDUCTION_PROD {
+        return 1.0;
     }
     return 0.0;
 }

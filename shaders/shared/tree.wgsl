@@ -34,3 +34,30 @@ fn tree_max(lane: u32, value: f32) -> f32 {
     workgroupBarrier();
     return lanes[0];
 }
+
+// NaN where any is.
+fn tree_min(lane: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    lanes[lane] = value;
+    for (var width = LANES / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if lane < width {
+            lanes[lane] = min_f32(lanes[lane], lanes[lane + width]);
+        }
+    }
+    workgroupBarrier();
+    return lanes[0];
+}
+
+fn tree_product(lane: u32, value: f32) -> f32 {
+    workgroupBarrier();
+    lanes[lane] = value;
+    for (var width = LANES / 2u; width > 0u; width /= 2u) {
+        workgroupBarrier();
+        if lane < width {
+            lanes[lane] *= lanes[lane + width];
+        }
+    }
+    workgroupBarrier();
+    return lanes[0];
+}

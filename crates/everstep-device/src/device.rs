@@ -367,6 +367,14 @@ impl Device {
         Ok(Readback::new(self.clone(), pending, with_status))
     }
 
+    /// Runs the open recording and waits until all work is done: for timing, and before a device is handed over.
+    ///
+    /// # Errors
+    /// Those of the recording; [`Error::OutOfRange`] where an op met data outside its range since the last read-back.
+    pub fn synchronize(&self) -> Result<()> {
+        self.read(&[])?.wait().map(drop)
+    }
+
     /// Gives pooled memory that no tensor uses back to the system.
     pub fn trim(&self) -> Result<()> {
         let mut engine = lock(&self.0.engine);

@@ -94,6 +94,17 @@ impl Expr {
         Self::apply(function, args.to_vec()).unwrap_or_else(|| Self::constant(f32::NAN))
     }
 
+    /// The sum of two gradients of one dtype: of halves it is computed as f32.
+    fn joined(self, other: Expr) -> Self {
+        let back = match self.dtype() {
+            DType::F16 => &functions::CAST_F16,
+            DType::BF16 => &functions::CAST_BF16,
+            _ => return self + other,
+        };
+        let single = |half: Expr| Self::call(&functions::CAST_F32, &[half]);
+        Self::call(back, &[single(self) + single(other)])
+    }
+
     /// This formula with input `i` replaced by `inputs[i]`.
     pub fn substitute(&self, inputs: &[Expr]) -> Self {
         let mut done: HashMap<*const Node, Expr> = HashMap::new();
@@ -131,7 +142,7 @@ impl Expr {
             match &node.0.kind {
                 Kind::Constant(_) | Kind::Scalar(_) => {}
                 Kind::Input(index) if *index < inputs => {
-                    let sum = results[*index].take().map_or(adjoint.clone(), |earlier| earlier + adjoint);
+                    let sum = results[*index].take().map_or(adjoint.clone(), |earlier| earlier.joined(adjoint));
                     results[*index] = Some(sum);
                 }
                 Kind::Input(_) => {}
@@ -144,7 +155,7 @@ impl Expr {
                             continue;
                         }
                         let key = Arc::as_ptr(&arg.0);
-                        let sum = adjoints.remove(&key).map_or(part.clone(), |earlier| earlier + part);
+                        let sum = adjoints.remove(&key).map_or(part.clone(), |earlier| earlier.joined(part));
                         adjoints.insert(key, sum);
                     }
                 }
@@ -295,6 +306,16 @@ impl Program {
         self.instructions.iter().map(index).max().unwrap_or(0)
     }
 
+    /// Dtypes of the operands: the inputs, then the outputs.
+    pub fn operands(&self) -> impl Iterator<Item = DType> + '_ {
+        self.inputs.iter().copied().chain(self.outputs.iter().map(|&at| self.dtypes[at]))
+    }
+
+    /// Whether an output is of halves, two of which lie in a word.
+    pub fn packs_output(&self) -> bool {
+        self.outputs.iter().any(|&at| self.dtypes[at].is_half())
+    }
+
     /// The position of each output.
     pub fn outputs(&self) -> &[usize] {
         &self.outputs
@@ -350,8 +371,8 @@ mod tests {
 
     #[test]
     fn a_function_without_derivative_is_named() {
-        let formula = Expr::call(&functions::EQUAL, &[x(), x()]);
-        assert_eq!(formula.gradients(1, &x(), &x()).unwrap_err(), "equal");
+        let formula = Expr::call(&functions::EQ, &[x(), x()]);
+        assert_eq!(formula.gradients(1, &x(), &x()).unwrap_err(), "eq");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub use counters::Counters;
 pub use device::{Device, DeviceInfo, DeviceKind};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
+pub use half::{bf16, f16};
 pub use layout::{Layout, MAX_RANK, Shape};
 pub use philox::Generator;
 pub use readback::Readback;

@@ -15,14 +15,46 @@ pub const WORDS: usize = 4;
 pub enum Code {
     /// A label at or above the number of classes.
     CrossEntropy = 1,
+    /// An index at or above the number of rows.
+    Embedding = 2,
+    /// An index at or above the dimension's size.
+    IndexSelect = 3,
+    /// As [`Code::IndexSelect`].
+    IndexAdd = 4,
+    /// As [`Code::IndexSelect`].
+    Gather = 5,
+    /// As [`Code::IndexSelect`].
+    ScatterAdd = 6,
+    /// A class at or above the number of classes.
+    OneHot = 7,
 }
 
 impl Code {
-    fn op(word: u32) -> &'static str {
-        match word {
-            1 => "cross_entropy",
-            _ => "unknown op",
+    const ALL: [Self; 7] = [
+        Self::CrossEntropy,
+        Self::Embedding,
+        Self::IndexSelect,
+        Self::IndexAdd,
+        Self::Gather,
+        Self::ScatterAdd,
+        Self::OneHot,
+    ];
+
+    /// The name of the op.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "cross_entropy",
+            Self::Embedding => "embedding",
+            Self::IndexSelect => "index_select",
+            Self::IndexAdd => "index_add",
+            Self::Gather => "gather",
+            Self::ScatterAdd => "scatter_add",
+            Self::OneHot => "one_hot",
         }
+    }
+
+    fn op(word: u32) -> &'static str {
+        Self::ALL.into_iter().find(|&code| code as u32 == word).map_or("unknown op", Self::name)
     }
 }
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not count as tests")]
 
-use everstep_device::DType::{self, Bool, F32, I32, U32};
+use everstep_device::DType::{self, BF16, Bool, F16, F32, I32, U32};
 use everstep_device::cpu::UNIFORMS;
 use everstep_device::expr::{Access, Expr, Find, Program};
 use everstep_device::functions::{self, Function};
@@ -108,10 +108,11 @@ fn every_derivative_becomes_a_shader() {
     for function in functions::ALL.iter().filter(|function| function.derivative.is_some()) {
         for overload in function.overloads.iter().filter(|overload| overload.result.is_float()) {
             let count = overload.args.len();
-            let (value, gradient) = (Expr::input(count, F32), Expr::input(count + 1, F32));
+            let [value, gradient] = [count, count + 1].map(|index| Expr::input(index, overload.result));
             let parts = applied(function, overload.args).gradients(count, &value, &gradient).unwrap();
             let parts: Vec<Expr> = parts.into_iter().flatten().collect();
-            let program = Program::new(&vec![F32; count + 2], &parts);
+            let dtypes = [overload.args, &[overload.result; 2]].concat();
+            let program = Program::new(&dtypes, &parts);
             let access = Access { rank: 2, operands: vec![Find::Linear; count + 2 + parts.len()] };
             translate(function.name, &program.wgsl(&access));
         }
@@ -135,7 +136,7 @@ fn scalars_constants_and_several_outputs_become_a_shader() {
     for access in patterns(9) {
         translate(&format!("{access:?}"), &program.wgsl(&access));
     }
-    for dtype in dtypes {
+    for dtype in [F32, I32, U32, Bool, F16, BF16] {
         let copy = Program::new(&[dtype], &[Expr::input(0, dtype)]);
         patterns(2).iter().for_each(|access| translate("copy", &copy.wgsl(access)));
     }

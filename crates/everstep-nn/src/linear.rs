@@ -70,12 +70,7 @@ impl LinearConfig {
         let fans = (self.in_features, self.out_features);
         let bias_init = self.bias_init.unwrap_or(Init::Uniform { bound: 1.0 / (self.in_features as f64).sqrt() });
         for (field, init) in [("weight_init", &self.weight_init), ("bias_init", &bias_init)] {
-            let scale = init.scale(fans.0, fans.1);
-            let constant = matches!(init, Init::Constant(_));
-            if !(scale as f32).is_finite() || (scale < 0.0 && !constant) {
-                let (value, rule) = (format!("{init:?}"), "of a finite scale, at least 0 for a distribution");
-                return Err(Error::Setting { layer: "Linear", field, value, rule });
-            }
+            init.check("Linear", field, fans)?;
         }
         let weight = self.weight_init.tensor(&[self.out_features, self.in_features], fans, generator, device)?;
         let bias = match self.bias {

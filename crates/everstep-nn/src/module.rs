@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use everstep_tensor::{Parameter, RandomStream, Shape};
 
+use crate::{Error, Pattern, Result};
+
 /// Whether a layer trains: dropout drops only then.
 #[derive(Debug)]
 pub struct Mode(AtomicBool);
@@ -128,6 +130,47 @@ pub trait Module {
         set_training(self, false);
     }
 
+    /// Freezes the parameters whose names match a glob pattern, such as `encoder.*` (see [`Pattern`]): no gradient is
+    /// collected for them, and no step changes them. Returns how many matched.
+    ///
+    /// ```
+    /// # use everstep_nn::{Linear, Module};
+    /// # use everstep_tensor::{Device, Generator};
+    /// let model = Linear::new(4, 2, &mut Generator::new(0), &Device::cpu())?;
+    /// assert_eq!(model.freeze("*weight")?, 1);
+    /// assert!(!model.weight.is_trainable());
+    /// assert!(model.freeze("encoder.*").is_err());
+    /// # Ok::<(), everstep_nn::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Pattern`] where it is none, [`Error::NoMatch`] where no parameter's name matches it.
+    fn freeze(&self, pattern: &str) -> Result<usize>
+    where
+        Self: Sized,
+    {
+        set_trainable(self, pattern, false)
+    }
+
+    /// Lets the parameters whose names match a pattern learn again; the counterpart of [`Module::freeze`].
+    ///
+    /// # Errors
+    /// As [`Module::freeze`].
+    fn unfreeze(&self, pattern: &str) -> Result<usize>
+    where
+        Self: Sized,
+    {
+        set_trainable(self, pattern, true)
+    }
+
+    /// Forgets the gradients that backward passes have collected. An optimizer's step does so by itself.
+    fn zero_grad(&self)
+    where
+        Self: Sized,
+    {
+        self.parameters().iter().for_each(Parameter::zero_grad);
+    }
+
     /// A table of the parameters.
     fn summary(&self) -> Summary
     where
@@ -145,6 +188,17 @@ fn set_training(module: &impl Module, training: bool) {
         }
     };
     module.visit(&mut Visitor::new(&mut meet));
+}
+
+fn set_trainable(module: &impl Module, pattern: &str, trainable: bool) -> Result<usize> {
+    let parsed = Pattern::new(pattern)?;
+    let named = module.named_parameters();
+    let found: Vec<_> = named.iter().filter(|(name, _)| parsed.matches(name)).collect();
+    if found.is_empty() {
+        return Err(Error::NoMatch { pattern: pattern.into() });
+    }
+    found.iter().for_each(|(_, parameter)| parameter.set_trainable(trainable));
+    Ok(found.len())
 }
 
 /// The parameters of a module as a table; print it.

@@ -7,7 +7,7 @@ use everstep_device::cpu::{Adam as AdamKernel, AdamParams};
 use serde::{Deserialize, Serialize};
 
 use crate::error::check;
-use crate::{Result, Rule};
+use crate::{Result, Rule, Span};
 
 /// Adam (Kingma and Ba, 2015): p -= rate m' / (sqrt(v') + epsilon) with the bias-corrected running means m' of the
 /// gradient and v' of its square. Weight decay is an L2 penalty, added to the gradient.
@@ -25,6 +25,9 @@ pub struct Adam {
     /// L2 penalty.
     #[serde(default)]
     pub weight_decay: f64,
+    /// L1 penalty: l1 sign(p) is added to the gradient.
+    #[serde(default)]
+    pub l1: f64,
 }
 
 /// AdamW (Loshchilov and Hutter, 2019): Adam whose weight decay, rate * weight_decay * p, is apart from the gradient.
@@ -42,6 +45,9 @@ pub struct AdamW {
     /// Share of each parameter, times the learning rate, that a step takes away.
     #[serde(default = "default_decay")]
     pub weight_decay: f64,
+    /// L1 penalty: l1 sign(p) is added to the gradient.
+    #[serde(default)]
+    pub l1: f64,
 }
 
 fn default_betas() -> (f64, f64) {
@@ -63,6 +69,7 @@ struct Settings {
     betas: (f64, f64),
     epsilon: f64,
     weight_decay: f64,
+    l1: f64,
     decoupled: bool,
 }
 
@@ -72,6 +79,7 @@ impl Settings {
         let rule = "finite and at least 0";
         check(self.name, "learning_rate", self.learning_rate, valid(self.learning_rate), rule)?;
         check(self.name, "weight_decay", self.weight_decay, valid(self.weight_decay), rule)?;
+        check(self.name, "l1", self.l1, valid(self.l1), rule)?;
         // An element that never had a gradient divides by it alone.
         let divides = self.epsilon as f32 > 0.0 && (self.epsilon as f32).is_finite();
         check(self.name, "epsilon", self.epsilon, divides, "finite and more than 0 in f32")?;
@@ -88,11 +96,11 @@ impl Settings {
         [learning_rate as f32, first as f32, second as f32, 0.0]
     }
 
-    fn kernel(&self, start: usize, count: usize, group: usize) -> Arc<dyn Kernel> {
+    fn kernel(&self, span: &Span) -> Arc<dyn Kernel> {
         Arc::new(AdamKernel(AdamParams {
-            start: start as u32,
-            count: count as u32,
-            group: group as u32,
+            start: span.start as u32,
+            count: span.count as u32,
+            group: span.group as u32,
             decoupled: u32::from(self.decoupled),
             beta1: self.betas.0 as f32,
             beta2: self.betas.1 as f32,
@@ -100,6 +108,8 @@ impl Settings {
             rest2: (1.0 - self.betas.1) as f32,
             epsilon: self.epsilon as f32,
             weight_decay: self.weight_decay as f32,
+            l1: self.l1 as f32,
+            clip_value: span.clip_value,
         }))
     }
 }
@@ -110,7 +120,13 @@ macro_rules! adam {
         impl $type {
             /// With the defaults of the paper and of PyTorch.
             pub fn new(learning_rate: f64) -> Self {
-                Self { learning_rate, betas: default_betas(), epsilon: default_epsilon(), weight_decay: $decay }
+                Self {
+                    learning_rate,
+                    betas: default_betas(),
+                    epsilon: default_epsilon(),
+                    weight_decay: $decay,
+                    l1: 0.0,
+                }
             }
 
             /// How slowly the running means forget.
@@ -131,9 +147,23 @@ macro_rules! adam {
                 Self { weight_decay, ..self }
             }
 
+            /// With an L1 penalty, which draws parameters to zero.
+            #[must_use]
+            pub fn l1(self, l1: f64) -> Self {
+                Self { l1, ..self }
+            }
+
             fn settings(&self) -> Settings {
-                let Self { learning_rate, betas, epsilon, weight_decay } = *self;
-                Settings { name: stringify!($type), learning_rate, betas, epsilon, weight_decay, decoupled: $decoupled }
+                let Self { learning_rate, betas, epsilon, weight_decay, l1 } = *self;
+                Settings {
+                    name: stringify!($type),
+                    learning_rate,
+                    betas,
+                    epsilon,
+                    weight_decay,
+                    l1,
+                    decoupled: $decoupled,
+                }
             }
         }
 
@@ -158,8 +188,8 @@ macro_rules! adam {
                 self.settings().row(learning_rate, committed)
             }
 
-            fn kernel(&self, start: usize, count: usize, group: usize) -> Arc<dyn Kernel> {
-                self.settings().kernel(start, count, group)
+            fn kernel(&self, span: &Span) -> Arc<dyn Kernel> {
+                self.settings().kernel(span)
             }
         }
     };

@@ -10,6 +10,31 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] everstep_tensor::Error),
+    /// A pattern over parameter names is none, or matches nothing.
+    #[error(transparent)]
+    Nn(#[from] everstep_nn::Error),
+    /// A parameter group that would have no parameters.
+    #[error("every parameter that `{pattern}` matches belongs to an earlier group; name the narrower pattern first")]
+    EmptyGroup {
+        /// The group's pattern.
+        pattern: String,
+    },
+    /// A metric that came too late for its reduction to begin at its fixed step.
+    #[error(
+        "the metric of committed step {step} takes effect at step {effect}, but step {next} may be next: observe it \
+         earlier, or give the reduction a longer delay"
+    )]
+    Late {
+        /// The committed step that the metric is about.
+        step: u64,
+        /// Where a reduction would have begun.
+        effect: u64,
+        /// The step that may be next.
+        next: u64,
+    },
+    /// A metric for an optimizer that watches none.
+    #[error("no metric is watched: call `reduce_on_plateau` when the optimizer is made")]
+    NoPlateau,
     /// A setting with which no step can be made.
     #[error("{optimizer}: `{field}` is {value}, it must be {rule}")]
     Setting {

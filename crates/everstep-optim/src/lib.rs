@@ -5,10 +5,20 @@
 
 mod adam;
 mod error;
+mod groups;
 mod optimizer;
+mod plateau;
+mod rmsprop;
+mod rule;
+mod schedule;
 mod sgd;
 
 pub use adam::{Adam, AdamW};
 pub use error::{Error, Result};
-pub use optimizer::{Optimizer, Rule};
+pub use groups::Groups;
+pub use optimizer::Optimizer;
+pub use plateau::{Better, Plateau, ReduceOnPlateau, Threshold};
+pub use rmsprop::Rmsprop;
+pub use rule::{Rule, Span};
+pub use schedule::{LearningRate, Schedule};
 pub use sgd::Sgd;

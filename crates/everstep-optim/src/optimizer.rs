@@ -2,53 +2,27 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 
-use everstep_device::{Buffer, Command, Device, Kernel, Work};
+use everstep_device::{Buffer, Command, Device, Work};
 use everstep_nn::Module;
-use everstep_tensor::{Arena, Record, StepGate, StepOptions, Tensor, Verdict};
+use everstep_tensor::{Arena, Parameter, Record, StepGate, StepOptions, Tensor, Verdict};
 
-use crate::Result;
+use crate::error::check;
+use crate::{Error, LearningRate, Plateau, ReduceOnPlateau, Result, Rule, Span};
 
-/// An update rule: what a step does to a range of the arena.
-pub trait Rule: fmt::Debug + Send + Sync + 'static {
-    /// Its name.
-    fn name(&self) -> &'static str;
-
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// [`crate::Error::Setting`].
-    fn check(&self) -> Result<()>;
-
-    /// The learning rate to begin with.
-    fn learning_rate(&self) -> f64;
-
-    /// How many state buffers of the arena's size it keeps.
-    fn states(&self) -> usize;
-
-    /// What the kernel needs to know of the step after `committed` committed ones: computed here in f64, read on the
-    /// device by the committed counter.
-    fn row(&self, learning_rate: f64, committed: u64) -> [f32; 4];
-
-    /// The kernel over the elements `start..start + count` of `group`. Inputs: gradients, control block; outputs: values,
-    /// then the states.
-    fn kernel(&self, start: usize, count: usize, group: usize) -> Arc<dyn Kernel>;
-
-    /// An optimizer of all parameters of `model`, which move into its arena.
-    ///
-    /// # Errors
-    /// [`crate::Error::Setting`]; those of [`Arena::new`].
-    fn build(self, model: &impl Module) -> Result<Optimizer>
-    where
-        Self: Sized,
-    {
-        Optimizer::new(self, model)
-    }
+/// What reductions make of the rate for the step that follows `committed` committed ones.
+fn scale(reductions: &[(u64, f64)], committed: u64) -> f64 {
+    reductions.iter().rev().find(|(from, _)| *from <= committed).map_or(1.0, |reduction| reduction.1)
 }
 
-/// The learning rate as a function of the number of committed steps.
-type Schedule = Box<dyn Fn(u64) -> f64 + Send + Sync>;
+/// Each group has its rule's own rate.
+struct Base;
+
+impl LearningRate for Base {
+    fn rate(&self, _: u64, base: f64) -> f64 {
+        base
+    }
+}
 
 /// Updates the parameters of a model, one judged step at a time.
 ///
@@ -73,11 +47,16 @@ type Schedule = Box<dyn Fn(u64) -> f64 + Send + Sync>;
 pub struct Optimizer {
     arena: Arena,
     states: Vec<Buffer>,
-    rule: Box<dyn Rule>,
+    // One per group.
+    rules: Vec<Box<dyn Rule>>,
     gate: StepGate,
     options: StepOptions,
-    schedule: Schedule,
+    rate: Box<dyn LearningRate>,
+    plateau: Option<Plateau>,
+    // Factors on the rate, each with the committed step that it begins at, in order.
+    reductions: Vec<(u64, f64)>,
     schedule_changed: bool,
+    clip_value: f32,
     delivered: VecDeque<Record>,
 }
 
@@ -87,21 +66,33 @@ impl Optimizer {
     /// # Errors
     /// As [`Rule::build`].
     pub fn new(rule: impl Rule, model: &impl Module) -> Result<Self> {
-        rule.check()?;
-        let arena = Arena::new(&[model.parameters()])?;
-        let states = (0..rule.states()).map(|_| arena.state()).collect::<Result<_, _>>()?;
+        Self::from_groups(vec![Box::new(rule)], &[model.parameters()], model)
+    }
+
+    /// An optimizer of `members`, parameters of `model`, each group by its own rule.
+    pub(crate) fn from_groups(
+        rules: Vec<Box<dyn Rule>>,
+        members: &[Vec<Parameter>],
+        model: &impl Module,
+    ) -> Result<Self> {
+        rules.iter().try_for_each(|rule| rule.check())?;
+        let arena = Arena::new(members)?;
+        let states = rules.iter().map(|rule| rule.states()).max().unwrap_or(0);
+        let states = (0..states).map(|_| arena.state()).collect::<Result<_, _>>()?;
         let options = StepOptions::default();
         let gate = StepGate::new(arena.device(), arena.groups().len(), options)?;
         model.random_streams().iter().for_each(|stream| gate.adopt(stream));
-        let rate = rule.learning_rate();
         Ok(Self {
             arena,
             states,
-            rule: Box::new(rule),
+            rules,
             gate,
             options,
-            schedule: Box::new(move |_| rate),
+            rate: Box::new(Base),
+            plateau: None,
+            reductions: Vec::new(),
             schedule_changed: true,
+            clip_value: f32::MAX,
             delivered: VecDeque::new(),
         })
     }
@@ -115,6 +106,19 @@ impl Optimizer {
         self.with_options(options)
     }
 
+    /// Limits each element of the gradients to at most `max_value` in magnitude, after their norm was clipped and before
+    /// penalties are added (PyTorch's `clip_grad_value_` after `clip_grad_norm_`). A NaN or an infinity is seen before,
+    /// and its step refused: it is never limited away.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] where it is not a positive number of f32.
+    pub fn clip_value(mut self, max_value: f32) -> Result<Self> {
+        let valid = max_value > 0.0 && max_value.is_finite();
+        check("Optimizer", "clip_value", max_value.into(), valid, "finite and more than 0")?;
+        self.clip_value = max_value;
+        Ok(self)
+    }
+
     /// How steps are judged and how far the host may run ahead.
     ///
     /// # Errors
@@ -125,19 +129,85 @@ impl Optimizer {
         Ok(self)
     }
 
-    /// The learning rate as a function of the number of committed steps: a refused step does not advance it. A step
-    /// whose rate is not finite is refused.
+    /// The learning rate as a function of the number of committed steps: a [`crate::Schedule`], which scales each group's
+    /// own rate, or a closure, which gives all groups one rate. A refused step does not advance it. A step whose rate is
+    /// not finite is refused.
     #[must_use]
-    pub fn schedule(mut self, schedule: impl Fn(u64) -> f64 + Send + Sync + 'static) -> Self {
-        self.schedule = Box::new(schedule);
+    pub fn schedule(mut self, schedule: impl LearningRate) -> Self {
+        self.rate = Box::new(schedule);
         self.schedule_changed = true;
         self
     }
 
-    /// One learning rate from the next step on.
+    /// One learning rate for all groups from the next step on.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.schedule = Box::new(move |_| learning_rate);
+        self.rate = Box::new(move |_| learning_rate);
         self.schedule_changed = true;
+    }
+
+    /// Lowers the learning rate, whatever its schedule, when a metric given to [`Optimizer::observe`] no longer improves.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`].
+    pub fn reduce_on_plateau(mut self, config: ReduceOnPlateau) -> Result<Self> {
+        self.plateau = Some(config.start()?);
+        Ok(self)
+    }
+
+    /// Takes in the metric's value at committed step `step`: a record's loss with its `committed`, or a validation loss
+    /// after [`Optimizer::finish`] with the gate's `committed`. Returns the factor on the rate from committed step
+    /// `step` + delay on.
+    ///
+    /// ```
+    /// # use everstep_nn::{Linear, Module};
+    /// # use everstep_optim::{ReduceOnPlateau, Rule, Sgd};
+    /// # use everstep_tensor::{Device, Generator, Tensor};
+    /// # let device = Device::cpu();
+    /// let model = Linear::new(2, 1, &mut Generator::new(0), &device)?;
+    /// let plateau = ReduceOnPlateau::new().factor(0.5).patience(3);
+    /// let mut optimizer = Sgd::new(0.1).build(&model)?.reduce_on_plateau(plateau)?;
+    /// for _ in 0..40 {
+    ///     let loss = model.forward(&Tensor::ones(&[4, 2], &device)?)?.mean_all()?.mul_scalar(0.0)?;
+    ///     loss.backward()?;
+    ///     optimizer.step(&loss)?;
+    ///     for record in optimizer.take_records() {
+    ///         optimizer.observe(record.committed.into(), record.loss.into())?;
+    ///     }
+    /// }
+    /// assert!(optimizer.learning_rate(0, 60) < 0.1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::Error::NoPlateau`]; [`crate::Error::Late`] where that step may have been recorded already, which cannot
+    /// be with a delay of `in_flight` steps or more and values given as they come: nothing is changed.
+    pub fn observe(&mut self, step: u64, metric: f64) -> Result<f64> {
+        let next = self.gate.latest();
+        let plateau = self.plateau.as_mut().ok_or(Error::NoPlateau)?;
+        let effect = step.saturating_add(plateau.config().delay);
+        if effect < next {
+            return Err(Error::Late { step, effect, next });
+        }
+        let before = plateau.scale();
+        let scale = plateau.observe(metric);
+        if scale != before {
+            // Given out of order, a later value's effect still comes no earlier than an earlier one's.
+            let from = self.reductions.last().map_or(effect, |last| effect.max(last.0));
+            self.reductions.push((from, scale));
+            self.schedule_changed = true;
+        }
+        Ok(scale)
+    }
+
+    /// The learning rate of `group` for the step that follows `committed` committed ones; 0 for a group that is not there.
+    pub fn learning_rate(&self, group: usize, committed: u64) -> f64 {
+        let Some(rule) = self.rules.get(group) else { return 0.0 };
+        scale(&self.reductions, committed) * self.rate.rate(committed, rule.learning_rate())
+    }
+
+    /// Forgets the gradients that backward passes have collected since the last step. A step does so by itself.
+    pub fn zero_grad(&self) {
+        self.arena.parameters().iter().for_each(Parameter::zero_grad);
     }
 
     /// Ends a step whose gradients [`Tensor::backward`] has collected: judges it by its gradients and `loss`, and updates
@@ -152,9 +222,7 @@ impl Optimizer {
     pub fn step(&mut self, loss: &Tensor) -> Result<()> {
         self.gate.check(loss)?;
         self.arena.finish_gradients()?;
-        let (rule, schedule) = (&self.rule, &self.schedule);
-        self.gate.supply(self.schedule_changed, |committed, _| rule.row(schedule(committed), committed))?;
-        self.schedule_changed = false;
+        self.supply()?;
         self.gate.judge(&self.arena, loss)?;
         self.update()?;
         self.arena.mark_changed();
@@ -164,18 +232,36 @@ impl Optimizer {
         Ok(outcome?)
     }
 
+    /// Gives the gate the schedule rows of the steps to come.
+    fn supply(&mut self) -> Result<()> {
+        // Of the reductions that begin before any step to come, the last one is enough.
+        let past = self.reductions.iter().filter(|(from, _)| *from <= self.gate.committed()).count();
+        self.reductions.drain(..past.saturating_sub(1));
+        let Self { gate, rules, rate, reductions, .. } = self;
+        let row = |committed: u64, group: usize| {
+            let rule = &rules[group];
+            rule.row(scale(reductions, committed) * rate.rate(committed, rule.learning_rate()), committed)
+        };
+        gate.supply(self.schedule_changed, row)?;
+        self.schedule_changed = false;
+        Ok(())
+    }
+
     /// The update kernel over what learns, in windows that a kernel can bind.
     fn update(&self) -> Result<()> {
         for (group, range) in self.arena.trainable() {
+            let rule = &self.rules[group];
             for (start, count) in self.arena.windows(range) {
                 let part = |buffer: &Buffer| self.arena.window(buffer, start, count).map(|region| region.slice());
                 let mut outputs = vec![part(self.arena.values())?];
-                for state in &self.states {
+                for state in self.states.iter().take(rule.states()) {
                     outputs.push(part(state)?);
                 }
                 self.arena.device().record(Command {
-                    op: self.rule.name(),
-                    work: Work::Kernel(self.rule.kernel(0, count, group)),
+                    op: rule.name(),
+                    work: Work::Kernel(
+                        rule.kernel(&Span { clip_value: self.clip_value, ..Span::new(0, count, group) }),
+                    ),
                     inputs: vec![part(self.arena.gradients())?, self.gate.control_slice()],
                     outputs,
                 })?;
@@ -245,6 +331,6 @@ impl Optimizer {
 
 impl fmt::Debug for Optimizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Optimizer({:?}, {} elements, {} steps)", self.rule, self.arena.elements(), self.gate.attempts())
+        write!(f, "Optimizer({:?}, {} elements, {} steps)", self.rules, self.arena.elements(), self.gate.attempts())
     }
 }

@@ -7,10 +7,10 @@ use everstep_device::cpu::{Sgd as SgdKernel, SgdParams};
 use serde::{Deserialize, Serialize};
 
 use crate::error::check;
-use crate::{Result, Rule};
+use crate::{Result, Rule, Span};
 
 /// Stochastic gradient descent with momentum (Polyak, 1964), Nesterov's form of it, and weight decay, as PyTorch has it:
-/// g += weight_decay p; b = momentum b + (1 - dampening) g, the first time b = g; p -= rate (nesterov: g + momentum b,
+/// g += weight_decay p + l1 sign(p); b = momentum b + (1 - dampening) g, the first time b = g; p -= rate (nesterov: g + momentum b,
 /// else b).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,12 +29,15 @@ pub struct Sgd {
     /// L2 penalty, added to the gradient.
     #[serde(default)]
     pub weight_decay: f64,
+    /// L1 penalty: l1 sign(p) is added to the gradient.
+    #[serde(default)]
+    pub l1: f64,
 }
 
 impl Sgd {
     /// Plain gradient descent.
     pub fn new(learning_rate: f64) -> Self {
-        Self { learning_rate, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 }
+        Self { learning_rate, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0, l1: 0.0 }
     }
 
     /// With momentum.
@@ -60,6 +63,12 @@ impl Sgd {
     pub fn weight_decay(self, weight_decay: f64) -> Self {
         Self { weight_decay, ..self }
     }
+
+    /// With an L1 penalty, which draws parameters to zero.
+    #[must_use]
+    pub fn l1(self, l1: f64) -> Self {
+        Self { l1, ..self }
+    }
 }
 
 impl Rule for Sgd {
@@ -71,6 +80,7 @@ impl Rule for Sgd {
         let valid = |value: f64| value >= 0.0 && (value as f32).is_finite();
         check("Sgd", "learning_rate", self.learning_rate, valid(self.learning_rate), "finite and at least 0")?;
         check("Sgd", "weight_decay", self.weight_decay, valid(self.weight_decay), "finite and at least 0")?;
+        check("Sgd", "l1", self.l1, valid(self.l1), "finite and at least 0")?;
         check("Sgd", "momentum", self.momentum, valid(self.momentum), "finite and at least 0")?;
         check("Sgd", "dampening", self.dampening, (self.dampening as f32).is_finite(), "finite")?;
         let lookahead = !self.nesterov || (self.momentum > 0.0 && self.dampening == 0.0);
@@ -92,14 +102,16 @@ impl Rule for Sgd {
         [learning_rate as f32, share as f32, 0.0, 0.0]
     }
 
-    fn kernel(&self, start: usize, count: usize, group: usize) -> Arc<dyn Kernel> {
+    fn kernel(&self, span: &Span) -> Arc<dyn Kernel> {
         Arc::new(SgdKernel(SgdParams {
-            start: start as u32,
-            count: count as u32,
-            group: group as u32,
+            start: span.start as u32,
+            count: span.count as u32,
+            group: span.group as u32,
             momentum: self.momentum as f32,
             weight_decay: self.weight_decay as f32,
             nesterov: u32::from(self.nesterov),
+            l1: self.l1 as f32,
+            clip_value: span.clip_value,
         }))
     }
 }

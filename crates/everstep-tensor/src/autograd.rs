@@ -150,7 +150,7 @@ fn seed(output: &Tensor) -> Result<Tensor> {
     if output.count() != 1 {
         return Err(Error::NotScalar { shape: *output.shape() });
     }
-    Tensor::ones(output.shape(), output.device())
+    Tensor::ones(output.shape(), output.device())?.cast(output.dtype())
 }
 
 /// The reverse walk: `visit` sees each node's whole gradient once, outputs before inputs.

@@ -89,8 +89,9 @@ fn elements(tensor: &Tensor) -> Result<Vec<String>> {
     Ok(match tensor.dtype() {
         DType::U32 => tensor.to_vec::<u32>()?.iter().map(ToString::to_string).collect(),
         DType::I32 => tensor.to_vec::<i32>()?.iter().map(ToString::to_string).collect(),
+        DType::Bool => tensor.to_vec::<bool>()?.iter().map(ToString::to_string).collect(),
         _ => {
-            let values = tensor.to_vec::<f32>()?;
+            let values = tensor.detach().cast(DType::F32)?.to_vec::<f32>()?;
             let scientific = values.iter().any(|v| v.is_finite() && *v != 0.0 && !(1e-4..1e6).contains(&v.abs()));
             values
                 .iter()

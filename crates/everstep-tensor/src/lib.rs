@@ -3,6 +3,7 @@
 
 mod arena;
 mod autograd;
+mod create;
 mod display;
 mod error;
 mod op;
@@ -10,14 +11,18 @@ pub mod ops;
 mod parameter;
 mod step;
 mod tensor;
+mod window;
 
 pub use arena::Arena;
 pub use autograd::{GradientOptions, gradients, is_recording, no_grad};
 pub use error::{Error, Result};
 pub use everstep_device::control::{Record, Verdict};
 pub use everstep_device::functions::Activation;
-pub use everstep_device::{DType, Device, Element, Generator, Shape};
-pub use op::{Inferred, Op, Saved, apply};
+pub use everstep_device::{DType, Device, Element, Generator, Shape, bf16, f16};
+pub use op::{Inferred, Op, Saved, apply, record_kernel};
+pub use ops::attention::AttentionOptions;
+pub use ops::cross_entropy_with::{CrossEntropyOptions, RowReduction};
 pub use parameter::{Draw, Parameter, RandomStream};
 pub use step::{StepGate, StepOptions};
 pub use tensor::{Tensor, TensorRead};
+pub use window::{ConvOptions, Pair, PoolOptions};

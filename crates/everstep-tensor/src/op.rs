@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use everstep_device::{DType, DeviceKind, Layout, Shape};
+use everstep_device::{Command, DType, DeviceKind, Kernel, Layout, Shape, Work};
 
 use crate::{Error, Result, Tensor, autograd};
 
@@ -45,6 +45,12 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// Its name, which errors, spans and the op table use.
     fn name(&self) -> &'static str;
 
+    /// Whether it takes tensors of f16 and bf16. To an op that does not, they come as f32, and where all its floats are of
+    /// the same of the two, so is its result. A view takes any dtype.
+    fn takes_halves(&self) -> bool {
+        false
+    }
+
     /// Shapes and dtypes of what it makes of `inputs`.
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred>;
 
@@ -53,6 +59,22 @@ pub trait Op: Debug + Send + Sync + 'static {
 
     /// The gradient of each input from the result's: `None` where none flows or none is wanted.
     fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>>;
+}
+
+/// For [`Op::record`] of a program's own op: records one run of `kernel`, whose inputs are the elements of `inputs` in
+/// row-major order (copied first where they lie otherwise) and whose outputs are those of `outputs`.
+///
+/// # Errors
+/// Those of the recording; [`everstep_device::Kernel::check`] is asked.
+pub fn record_kernel(kernel: impl Kernel, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+    let Some(first) = outputs.first() else { return Err(Error::NoOutputs { op: kernel.name() }) };
+    let dense = inputs.iter().map(|input| input.dense()).collect::<Result<Vec<_>>>()?;
+    Ok(first.device().record(Command {
+        op: kernel.name(),
+        work: Work::Kernel(Arc::new(kernel)),
+        inputs: dense.iter().map(Tensor::slice_of_buffer).collect(),
+        outputs: outputs.iter().map(Tensor::slice_of_buffer).collect(),
+    })?)
 }
 
 /// Elements that a shader can count: it does so in 32 bits, and steps past the end.
@@ -82,6 +104,10 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
         let (left, right) = (first.device().to_string(), other.device().to_string());
         return Err(Error::Devices { op: name, left, right });
     }
+    let halves = inputs.iter().any(|input| input.dtype().is_half());
+    if halves && !op.takes_halves() && !matches!(op.infer(inputs), Ok(Inferred::View(_))) {
+        return apply_in_f32(op, inputs);
+    }
     let outputs = match op.infer(inputs)? {
         Inferred::View(layout) => vec![first.view(layout)],
         Inferred::New(list) if list.is_empty() => return Err(Error::NoOutputs { op: name }),
@@ -94,4 +120,18 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
         }
     };
     Ok(autograd::record(Arc::new(op), inputs, outputs))
+}
+
+/// Applies an op to halves as f32: they are cast on the tape, so that their gradients are cast back. The result of f16
+/// with bf16, or of either with f32, is f32, as PyTorch has it.
+fn apply_in_f32(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
+    let single = |input: &&Tensor| if input.dtype().is_half() { input.cast(DType::F32) } else { Ok((*input).clone()) };
+    let single = inputs.iter().map(single).collect::<Result<Vec<_>>>()?;
+    let result = apply(op, &single.iter().collect::<Vec<_>>())?;
+    let mut floats = inputs.iter().map(|input| input.dtype()).filter(|dtype| dtype.is_float());
+    let common = floats.next().filter(|first| floats.all(|dtype| dtype == *first));
+    match common {
+        Some(half) if result.dtype() == DType::F32 => result.cast(half),
+        _ => Ok(result),
+    }
 }

@@ -109,6 +109,11 @@ impl StepGate {
         self.committed
     }
 
+    /// The most steps that may be committed by now: those known of, and those whose records are under way.
+    pub fn latest(&self) -> u64 {
+        self.committed + self.waiting.len() as u64
+    }
+
     /// Lets a layer's random numbers count by committed steps: a refused step that runs again draws the same.
     pub fn adopt(&self, stream: &RandomStream) {
         stream.adopt(&self.control, control::COMMITTED, &self.attempts);
@@ -131,7 +136,7 @@ impl StepGate {
     /// rows already written are void. From the first row on that is not finite the device has none: such a step is
     /// refused with [`control::fault::SCHEDULE`].
     pub fn supply(&mut self, changed: bool, row: impl Fn(u64, usize) -> [f32; control::ROW_WORDS]) -> Result<()> {
-        let latest = self.committed + self.waiting.len() as u64;
+        let latest = self.latest();
         let lost = self.failures != self.device.failures();
         if !changed && !lost && self.schedule.contains(&latest) {
             return Ok(());

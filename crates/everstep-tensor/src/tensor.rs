@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use everstep_device::cpu::Pointwise;
 use everstep_device::expr::{Expr, Program};
 use everstep_device::{
-    ALIGNMENT, Command, DType, Device, Element, Generator, Layout, Readback, Region, Shape, Slice, Work,
+    ALIGNMENT, Command, DType, Device, Element, Generator, Layout, Readback, Region, Shape, Slice, Work, bf16, f16,
 };
 
 use crate::autograd::Node;
@@ -57,7 +57,8 @@ impl Tensor {
 
     /// A tensor without content yet: the command that writes it follows.
     pub(crate) fn unwritten(op: &'static str, shape: Shape, dtype: DType, device: &Device) -> Result<Self> {
-        let region = device.buffer(op, shape.count() * dtype.size())?.region();
+        // Halves lie two to a word, and buffers are whole words.
+        let region = device.buffer(op, (shape.count() * dtype.size()).next_multiple_of(4))?.region();
         Ok(Self::over(region, Layout::contiguous(shape), dtype))
     }
 
@@ -153,7 +154,7 @@ impl Tensor {
 
     /// Records writing `data`, in row-major order, to a new tensor.
     fn upload<T: Element>(&self, data: &[T]) -> Result<()> {
-        let work = Work::Upload(Arc::from(bytemuck::cast_slice::<T, u8>(data)));
+        let work = Work::Upload(T::encode(data));
         let outputs = vec![self.slice_of_buffer()];
         Ok(self.device().record(Command { op: "from_slice", work, inputs: vec![], outputs })?)
     }
@@ -162,16 +163,35 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::from_slice`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_vec(vec![1u32, 2, 3], &[3], &Device::cpu())?;
+    /// assert_eq!(x.to_vec::<u32>()?, [1, 2, 3]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn from_vec<T: Element>(data: Vec<T>, shape: &[usize], device: &Device) -> Result<Self> {
         Self::from_slice(&data, shape, device)
     }
 
     /// A scalar: rank 0.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// assert_eq!(Tensor::scalar(2.5f32, &Device::cpu())?.item::<f32>()?, 2.5);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn scalar<T: Element>(value: T, device: &Device) -> Result<Self> {
         Self::from_slice(&[value], &[], device)
     }
 
     /// `shape` filled with one number.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// assert_eq!(Tensor::full(&[2, 2], 0.5, &Device::cpu())?.to_vec::<f32>()?, [0.5; 4]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn full(shape: &[usize], value: f32, device: &Device) -> Result<Self> {
         let tensor = Self::unwritten("full", Shape::new(shape)?, DType::F32, device)?;
         tensor.fill(value)?;
@@ -179,21 +199,47 @@ impl Tensor {
     }
 
     /// `shape` filled with zeros.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// assert_eq!(Tensor::zeros(&[3], &Device::cpu())?.to_vec::<f32>()?, [0.0; 3]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn zeros(shape: &[usize], device: &Device) -> Result<Self> {
         Self::full(shape, 0.0, device)
     }
 
     /// `shape` filled with ones.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// assert_eq!(Tensor::ones(&[3], &Device::cpu())?.to_vec::<f32>()?, [1.0; 3]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn ones(shape: &[usize], device: &Device) -> Result<Self> {
         Self::full(shape, 1.0, device)
     }
 
     /// Uniform numbers in [`low`, `high`), generated on the host: the same on every device.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Generator, Tensor};
+    /// let x = Tensor::rand(&[100], -1.0, 1.0, &mut Generator::new(0), &Device::cpu())?;
+    /// assert!(x.to_vec::<f32>()?.iter().all(|value| (-1.0..1.0).contains(value)));
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn rand(shape: &[usize], low: f32, high: f32, generator: &mut Generator, device: &Device) -> Result<Self> {
         Self::drawn("rand", shape, device, || low + (high - low) * generator.uniform())
     }
 
     /// Numbers of the standard normal distribution, generated on the host: the same on every device.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Generator, Tensor};
+    /// let x = Tensor::randn(&[1000], &mut Generator::new(0), &Device::cpu())?;
+    /// assert!(x.mean_all()?.item::<f32>()?.abs() < 0.1);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn randn(shape: &[usize], generator: &mut Generator, device: &Device) -> Result<Self> {
         Self::drawn("randn", shape, device, || generator.normal())
     }
@@ -297,6 +343,13 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::to_vec`], and [`Error::Shape`] where there is not exactly one element.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?;
+    /// assert_eq!(x.sum_all()?.item::<f32>()?, 3.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn item<T: Element>(&self) -> Result<T> {
         let wrong = Error::Shape { op: "item", shape: *self.shape(), rule: "it takes exactly one element" };
         if self.count() != 1 {
@@ -306,6 +359,13 @@ impl Tensor {
     }
 
     /// The same elements on another device. No gradient flows through the move.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::ones(&[2], &Device::cpu())?;
+    /// assert_eq!(x.to_device(&Device::isolated_cpu())?.to_vec::<f32>()?, [1.0; 2]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         if self.device().is(device) {
             return Ok(self.clone());
@@ -314,6 +374,9 @@ impl Tensor {
             DType::F32 => Self::from_vec(self.to_vec::<f32>()?, self.shape(), device),
             DType::I32 => Self::from_vec(self.to_vec::<i32>()?, self.shape(), device),
             DType::U32 => Self::from_vec(self.to_vec::<u32>()?, self.shape(), device),
+            DType::F16 => Self::from_vec(self.to_vec::<f16>()?, self.shape(), device),
+            DType::BF16 => Self::from_vec(self.to_vec::<bf16>()?, self.shape(), device),
+            DType::Bool => Self::from_vec(self.to_vec::<bool>()?, self.shape(), device),
             other => Err(Error::DTypes { op: "to_device", found: vec![other] }),
         }
     }
@@ -333,6 +396,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`]; [`everstep_device::Error::Slice`] where the range leaves the dimension.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.slice(1, 1..)?.to_vec::<f32>()?, [2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn slice(&self, axis: isize, range: impl RangeBounds<usize>) -> Result<Self> {
         let axis = self.axis("slice", axis)?;
         let start = match range.start_bound() {
@@ -369,5 +439,5 @@ impl<T: Element> TensorRead<T> {
 }
 
 fn elements<T: Element>(parts: Vec<Vec<u8>>) -> Vec<T> {
-    parts.into_iter().next().map(|bytes| bytemuck::allocation::pod_collect_to_vec(&bytes)).unwrap_or_default()
+    parts.into_iter().next().map(|bytes| T::decode(&bytes)).unwrap_or_default()
 }

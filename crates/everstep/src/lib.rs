@@ -53,11 +53,14 @@ pub mod prelude {
         Transform, Transformed, Vocabulary, digits, digits_split, mnist,
     };
     pub use everstep_nn::init::gain;
-    pub use everstep_nn::{Dropout, Fan, Init, Linear, LinearConfig, Module};
-    pub use everstep_optim::{Adam, AdamW, Optimizer, Rule, Sgd};
+    pub use everstep_nn::transformer::{Gpt, GptConfig, SelfAttention, TransformerBlock};
+    pub use everstep_nn::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+    pub use everstep_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
+    pub use everstep_nn::{Dropout, Embedding, Fan, Init, Layer, LayerNorm, Linear, LinearConfig, Module, Sequential};
+    pub use everstep_optim::{Adam, AdamW, Optimizer, ReduceOnPlateau, Rmsprop, Rule, Schedule, Sgd};
     pub use everstep_tensor::{
-        Activation, DType, Device, Generator, GradientOptions, Parameter, Record, Shape, Tensor, Verdict, gradients,
-        no_grad,
+        Activation, AttentionOptions, ConvOptions, DType, Device, Generator, GradientOptions, Parameter, PoolOptions,
+        Record, Shape, Tensor, Verdict, bf16, f16, gradients, no_grad,
     };
     pub use everstep_train::{Average, ConfusionMatrix, Mean, Scores};
 }

@@ -224,11 +224,12 @@ fn no_file_names_a_place_on_one_machine() {
     findings.none("paths are relative, or come from the environment:");
 }
 
-/// Each file of `ops/` has a module line, and a place in the table.
+/// Each file of `ops/` has a module line, and a place in the table. (The methods of `elementwise` stand there by
+/// themselves, as `Tensor::exp`.)
 #[test]
 fn every_op_is_in_the_table() {
     const OPS: &str = "crates/everstep-tensor/src/ops/";
-    const NO_OPS: [&str; 3] = ["mod", "table", "reference"];
+    const NO_OPS: [&str; 4] = ["mod", "table", "reference", "elementwise"];
     let files = files();
     let text = |name: &str| {
         let file = files.iter().find(|file| file.path == format!("{OPS}{name}.rs"));

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::sgd::{CHUNK, Step};
+use super::sgd::{CHUNK, Penalty, Step};
 use super::simd::simd;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -12,7 +12,7 @@ params! {
     pub struct AdamParams {
         start: u32, count: u32, group: u32, decoupled: u32,
         beta1: f32, beta2: f32, rest1: f32, rest2: f32,
-        epsilon: f32, weight_decay: f32,
+        epsilon: f32, weight_decay: f32, l1: f32, clip_value: f32,
     }
 }
 
@@ -21,7 +21,7 @@ params! {
 ///
 /// `rest1` and `rest2` are 1 - b1 and 1 - b2, computed in f64: in f32 1 - 0.999 is off by 1e-5 of itself.
 /// The group's schedule row is (learning rate, learning rate / (1 - b1^t), 1 / sqrt(1 - b2^t)). Weight decay is added to
-/// the gradient, or, where `decoupled` (AdamW; Loshchilov and Hutter, 2019), p -= learning rate * weight_decay * p first.
+/// the gradient (as is the L1 penalty's l1 sign(p)), or, where `decoupled` (AdamW; Loshchilov and Hutter, 2019), p -= learning rate * weight_decay * p first.
 /// Inputs: gradients, control block. Outputs: parameters, m, v. Touches the elements `start..start + count`; nothing
 /// where the verdict is not COMMIT.
 #[derive(Clone, Debug)]
@@ -32,10 +32,11 @@ simd! {
         let count = value.len();
         let (gradient, first, second) = (&gradient[..count], &mut first[..count], &mut second[..count]);
         let coupled = if p.decoupled == 0 { p.weight_decay } else { 0.0 };
+        let penalty = Penalty { limit: p.clip_value, l1: p.l1, l2: coupled };
         let decay = if p.decoupled == 0 { 0.0 } else { step.row[0] * p.weight_decay };
         for index in 0..count {
             let before = value[index];
-            let g = gradient[index] * step.clip + coupled * before;
+            let g = step.gradient(gradient[index], before, penalty);
             let m = p.beta1 * first[index] + p.rest1 * g;
             let v = p.beta2 * second[index] + p.rest2 * (g * g);
             first[index] = m;

@@ -21,20 +21,31 @@ params! {
 #[derive(Clone, Debug)]
 pub struct Health(pub HealthParams);
 
+/// Takes one gradient into a lane's results.
+#[inline(always)]
+fn look(value: f32, sum: &mut f32, largest: &mut u32, bad: &mut u32) {
+    *sum += value * value;
+    // Magnitudes of finite floats order like their bits.
+    let magnitude = value.to_bits() & 0x7fff_ffff;
+    let finite = magnitude < 0x7f80_0000;
+    *largest = (*largest).max(if finite { magnitude } else { 0 });
+    *bad += u32::from(!finite);
+}
+
 simd! {
     /// Adds to 16 lanes of sums of squares; returns (largest finite magnitude as bits, non-finite count).
     fn inspect(values: &[f32], sums: &mut [f32; 16]) -> (u32, u32) {
         let mut largest = [0u32; 16];
         let mut bad = [0u32; 16];
-        for chunk in values.chunks(16) {
-            for (lane, value) in chunk.iter().enumerate() {
-                sums[lane] += value * value;
-                // Magnitudes of finite floats order like their bits.
-                let magnitude = value.to_bits() & 0x7fff_ffff;
-                let finite = magnitude < 0x7f80_0000;
-                largest[lane] = largest[lane].max(if finite { magnitude } else { 0 });
-                bad[lane] += u32::from(!finite);
+        // Whole chunks apart from the rest: a loop of known length is one vector instruction per line.
+        let (whole, rest) = values.as_chunks::<16>();
+        for chunk in whole {
+            for lane in 0..16 {
+                look(chunk[lane], &mut sums[lane], &mut largest[lane], &mut bad[lane]);
             }
+        }
+        for (lane, &value) in rest.iter().enumerate() {
+            look(value, &mut sums[lane], &mut largest[lane], &mut bad[lane]);
         }
         (largest.into_iter().max().unwrap_or(0), bad.iter().sum())
     }

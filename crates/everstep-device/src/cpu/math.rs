@@ -10,11 +10,6 @@
 //! the rest fitted again after each. Selections are written as `if` without side effects, which LLVM turns into blends;
 //! their conditions are chosen so that NaN takes the intended side.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "sin, cos, expm1, log1p and softplus wait for their rows in the table of functions")
-)]
-
 use super::simd::simd;
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI, LOG2_E};
 

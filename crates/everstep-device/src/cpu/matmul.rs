@@ -106,15 +106,74 @@ impl Matmul {
 
     /// The second half of the epilogue, over blocks of rows that still lie in cache.
     fn activate(&self, values: &mut [f32], rows: usize) {
-        let Some(overload) = self.activation.function().and_then(|f| f.overload(&[DType::F32])) else { return };
-        values.par_chunks_mut(rows).for_each(|rows| {
-            let mut before = [0.0f32; 1024];
-            for block in rows.chunks_mut(before.len()) {
-                let before = &mut before[..block.len()];
-                before.copy_from_slice(block);
-                (overload.run)(&[bytemuck::cast_slice(before)], bytemuck::cast_slice_mut(block));
-            }
-        });
+        if self.activation != Activation::None {
+            values.par_chunks_mut(rows).for_each(|rows| activate(self.activation, rows));
+        }
+    }
+}
+
+/// The activation of values that lie in cache, in place.
+pub(super) fn activate(activation: Activation, values: &mut [f32]) {
+    let Some(overload) = activation.function().and_then(|f| f.overload(&[DType::F32])) else { return };
+    let mut before = [0.0f32; 1024];
+    for block in values.chunks_mut(before.len()) {
+        let before = &mut before[..block.len()];
+        before.copy_from_slice(block);
+        (overload.run)(&[bytemuck::cast_slice(before)], bytemuck::cast_slice_mut(block));
+    }
+}
+
+/// A matrix within a slice: element (i, j) lies at `i * row + j * column`.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+impl Matrix<'_> {
+    /// Whether `rows` rows of `columns` elements lie within the slice.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
+    }
+}
+
+/// C = A B, or C += A B where `add`, on the calling thread alone: A [m, k], B [k, n], C [m, n] with its rows `c_row`
+/// apart.
+pub(super) fn multiply_here(
+    (m, n, k): (usize, usize, usize),
+    (a, b): (Matrix<'_>, Matrix<'_>),
+    (c, c_row): (&mut [f32], usize),
+    add: bool,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(a.holds(m, k) && b.holds(k, n), "a matrix leaves its slice");
+    assert!(c_row >= n && (m - 1) * c_row + n <= c.len(), "a product leaves its slice");
+    // SAFETY: all three matrices lie within their slices, and no element of C lies at two places.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            c_row as isize,
+            add,
+            a.values.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.values.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
     }
 }
 

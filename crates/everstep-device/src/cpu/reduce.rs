@@ -1,4 +1,4 @@
-//! Sums and maxima over dimensions, in a fixed order.
+//! Sums, products and extremes over dimensions, in a fixed order.
 
 use rayon::prelude::*;
 
@@ -17,9 +17,13 @@ pub enum Reduction {
     Sum = 0,
     /// The largest; NaN where any is; negative infinity of nothing.
     Max = 1,
+    /// The smallest; NaN where any is; infinity of nothing.
+    Min = 2,
+    /// The product; 1 of nothing.
+    Prod = 3,
 }
 
-/// `scale` times the sum, or the maximum, over the last `reduced` dimensions of a layout whose kept dimensions come
+/// `scale` times the sum, or an extreme or the product, over the last `reduced` dimensions of a layout whose kept dimensions come
 /// first. Input: any strides. Output: the kept elements, contiguous.
 #[derive(Clone, Debug)]
 pub struct Reduce {
@@ -99,6 +103,63 @@ impl Side {
     }
 }
 
+/// Joins the elements in lanes, and the lanes by halves, as the reductions of `math.rs`.
+#[inline(always)]
+fn fold(values: &[f32], empty: f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    const LANES: usize = 32;
+    let mut lanes = [empty; LANES];
+    let groups = values.chunks_exact(LANES);
+    let rest = groups.remainder();
+    for group in groups {
+        for (lane, value) in lanes.iter_mut().zip(group) {
+            *lane = join(*lane, *value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = join(*lane, *value);
+    }
+    for width in [16, 8, 4, 2, 1] {
+        for index in 0..width {
+            lanes[index] = join(lanes[index], lanes[index + width]);
+        }
+    }
+    // Every NaN becomes the same one: whose payload survives an operation is not specified.
+    if lanes[0].is_nan() { f32::NAN } else { lanes[0] }
+}
+
+#[inline(always)]
+fn smaller(best: f32, value: f32) -> f32 {
+    if best.is_nan() || best < value { best } else { value }
+}
+
+simd! {
+    fn product(values: &[f32]) -> f32 {
+        fold(values, 1.0, |total, value| total * value)
+    }
+}
+
+simd! {
+    fn least(values: &[f32]) -> f32 {
+        fold(values, f32::INFINITY, smaller)
+    }
+}
+
+simd! {
+    fn accumulate_product(row: &[f32], totals: &mut [f32]) {
+        for (total, value) in totals.iter_mut().zip(row) {
+            *total *= *value;
+        }
+    }
+}
+
+simd! {
+    fn accumulate_min(row: &[f32], totals: &mut [f32]) {
+        for (total, value) in totals.iter_mut().zip(row) {
+            *total = smaller(*total, *value);
+        }
+    }
+}
+
 simd! {
     /// One more row into the running sums or maxima of columns.
     fn accumulate_sum(row: &[f32], totals: &mut [f32]) {
@@ -127,6 +188,8 @@ impl Reduce {
         match self.reduction {
             Reduction::Sum => 0.0,
             Reduction::Max => f32::NEG_INFINITY,
+            Reduction::Min => f32::INFINITY,
+            Reduction::Prod => 1.0,
         }
     }
 
@@ -135,6 +198,8 @@ impl Reduce {
         let part = match self.reduction {
             Reduction::Sum => math::sum,
             Reduction::Max => math::max,
+            Reduction::Min => least,
+            Reduction::Prod => product,
         };
         if values.len() <= PART {
             return part(values);
@@ -145,8 +210,10 @@ impl Reduce {
     fn combine(&self, a: f32, b: f32) -> f32 {
         match self.reduction {
             Reduction::Sum => a + b,
-            Reduction::Max if a.is_nan() || b.is_nan() => f32::NAN,
+            Reduction::Prod => a * b,
+            _ if a.is_nan() || b.is_nan() => f32::NAN,
             Reduction::Max => a.max(b),
+            Reduction::Min => a.min(b),
         }
     }
 
@@ -180,6 +247,8 @@ impl Reduce {
         let accumulate = match self.reduction {
             Reduction::Sum => accumulate_sum,
             Reduction::Max => accumulate_max,
+            Reduction::Min => accumulate_min,
+            Reduction::Prod => accumulate_product,
         };
         output.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, totals)| {
             totals.fill(self.empty());

@@ -9,10 +9,13 @@ use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
 params! {
     /// The uniform of `sgd.wgsl`.
-    pub struct SgdParams { start: u32, count: u32, group: u32, momentum: f32, weight_decay: f32, nesterov: u32 }
+    pub struct SgdParams {
+        start: u32, count: u32, group: u32, momentum: f32, weight_decay: f32, nesterov: u32,
+        l1: f32, clip_value: f32,
+    }
 }
 
-/// PyTorch's SGD: g += weight_decay p; b = momentum b + row\[1\] g; p -= row\[0\] (nesterov: g + momentum b, else b).
+/// PyTorch's SGD: g += weight_decay p + l1 sign(p); b = momentum b + row\[1\] g; p -= row\[0\] (nesterov: g + momentum b, else b).
 ///
 /// The group's schedule row is (learning rate, 1 - dampening). Inputs: gradients, control block. Outputs: parameters,
 /// momentum buffer. Touches the elements `start..start + count`; nothing where the verdict is not COMMIT.
@@ -21,6 +24,17 @@ pub struct Sgd(pub SgdParams);
 
 /// Elements a thread takes at a time.
 pub(super) const CHUNK: usize = 16 * 1024;
+
+/// What is done to a gradient before an update.
+#[derive(Clone, Copy)]
+pub(super) struct Penalty {
+    /// Its largest magnitude.
+    pub(super) limit: f32,
+    /// Factor of sign(p).
+    pub(super) l1: f32,
+    /// Factor of p.
+    pub(super) l2: f32,
+}
 
 /// Factors of one step, read from the control block.
 #[derive(Clone, Copy)]
@@ -37,14 +51,28 @@ impl Step {
         let commit = control[control::VERDICT] == Verdict::Commit as u32;
         commit.then(|| Self { clip: f32::from_bits(control[control::CLIP]), row })
     }
+
+    /// The gradient that an update works with: scaled by the clipping of the norm, then limited by value, then with the
+    /// gradients of the penalties. Only finite gradients come here; the twin is `shared/penalty.wgsl`.
+    #[inline(always)]
+    pub(super) fn gradient(self, gradient: f32, before: f32, penalty: Penalty) -> f32 {
+        let Penalty { limit, l1, l2 } = penalty;
+        let scaled = gradient * self.clip;
+        let limited = if scaled < -limit { -limit } else { scaled };
+        let limited = if limited > limit { limit } else { limited };
+        let below = if before < 0.0 { -1.0 } else { 0.0 };
+        let sign = if before > 0.0 { 1.0 } else { below };
+        limited + l1 * sign + l2 * before
+    }
 }
 
 simd! {
     fn update(p: SgdParams, step: Step, gradient: &[f32], value: &mut [f32], buffer: &mut [f32]) {
         let count = value.len();
         let (gradient, buffer) = (&gradient[..count], &mut buffer[..count]);
+        let penalty = Penalty { limit: p.clip_value, l1: p.l1, l2: p.weight_decay };
         for index in 0..count {
-            let g = gradient[index] * step.clip + p.weight_decay * value[index];
+            let g = step.gradient(gradient[index], value[index], penalty);
             let moving = p.momentum * buffer[index] + step.row[1] * g;
             buffer[index] = moving;
             let direction = if p.nesterov != 0 { g + p.momentum * moving } else { moving };

@@ -82,8 +82,8 @@ impl Kernel for SoftmaxBackward {
     }
 }
 
-/// One workgroup per row; on a software driver one thread per row.
-fn row_dispatch(name: &'static str, params: &SoftmaxParams, gpu: &GpuTraits) -> Option<Dispatch> {
+/// One workgroup per row.
+pub(super) fn row_dispatch(name: &'static str, params: &SoftmaxParams, gpu: &GpuTraits) -> Option<Dispatch> {
     let rows = params.rows as usize;
     let shader = Shader::File { name, constants: vec![] };
     (rows > 0 && params.columns > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(rows) })

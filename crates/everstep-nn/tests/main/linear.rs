@@ -37,7 +37,7 @@ fn what_is_unknown_in_a_file_is_an_error() {
             r#"{"in_features": 3, "out_features": 4, "weight_init": {"normal": {"std": 1, "mean": 0}}}"#,
             "unknown field `mean`",
         ),
-        (r#"{"in_features": 3, "out_features": 4, "weight_init": "orthogonal"}"#, "unknown variant `orthogonal`"),
+        (r#"{"in_features": 3, "out_features": 4, "weight_init": "identity"}"#, "unknown variant `identity`"),
     ];
     for (text, reason) in wrong {
         let error = from_str::<LinearConfig>(text).unwrap_err().to_string();

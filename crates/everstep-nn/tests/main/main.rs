@@ -3,5 +3,8 @@
 
 mod derive;
 mod dropout;
+mod files;
+mod inits;
 mod linear;
 mod modules;
+mod sequential;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use everstep_device::control::{self, fault};
 use everstep_device::{Buffer, DeviceKind};
 use everstep_nn::{Dropout, Linear, Module};
-use everstep_optim::{Adam, AdamW, Error, Optimizer, Result, Rule, Sgd};
+use everstep_optim::{Adam, AdamW, Error, Optimizer, Result, Rmsprop, Rule, Schedule, Sgd};
 use everstep_tensor::{Activation, Device, Generator, StepOptions, Tensor, Verdict};
 
 /// Runs a test on a CPU device of its own and on the GPU.
@@ -28,12 +28,17 @@ pub(crate) fn on_gpu(test: impl Fn(&Device)) {
 pub(crate) type Build = fn(&Model) -> Result<Optimizer>;
 
 /// Every optimizer, each with weight decay, gradients that are clipped and a learning rate that falls.
-pub(crate) const OPTIMIZERS: [(&str, Build); 5] = [
+pub(crate) const OPTIMIZERS: [(&str, Build); 7] = [
     ("sgd", |model| prepare(Sgd::new(0.1).weight_decay(0.01), model)),
     ("sgd with momentum", |model| prepare(Sgd::new(0.1).momentum(0.9).dampening(0.1).weight_decay(0.01), model)),
     ("sgd with nesterov", |model| prepare(Sgd::new(0.1).momentum(0.9).nesterov(true), model)),
     ("adam", |model| prepare(Adam::new(0.01).weight_decay(0.01), model)),
     ("adamw", |model| prepare(AdamW::new(0.01), model)),
+    ("rmsprop", |model| prepare(Rmsprop::new(0.01).centered(true).momentum(0.5).epsilon(1e-3).l1(1e-3), model)),
+    ("adamw in groups", |model| {
+        let optimizer = AdamW::new(0.01).groups(model).group("*.bias", AdamW::new(0.1).weight_decay(0.0))?.build()?;
+        Ok(optimizer.clip_norm(0.5)?.clip_value(0.125)?.schedule(Schedule::exponential(0.95)))
+    }),
 ];
 
 fn prepare(rule: impl Rule, model: &Model) -> Result<Optimizer> {

@@ -4,8 +4,10 @@
 mod common;
 mod determinism;
 mod errors;
+mod groups;
 mod hold;
 mod parameters;
+mod plateau;
 mod records;
 mod refusal;
 mod schedule;

@@ -18,7 +18,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(from_str::<Sgd>(r#"{"learning_rate": 0.1}"#).unwrap(), Sgd::new(0.1));
     assert_eq!(from_str::<Adam>(r#"{"learning_rate": 0.1}"#).unwrap(), Adam::new(0.1));
     let adamw = from_str::<AdamW>(r#"{"learning_rate": 0.1, "betas": [0.9, 0.99]}"#).unwrap();
-    assert_eq!(adamw, AdamW { learning_rate: 0.1, betas: (0.9, 0.99), epsilon: 1e-8, weight_decay: 0.01 });
+    assert_eq!(adamw, AdamW { learning_rate: 0.1, betas: (0.9, 0.99), epsilon: 1e-8, weight_decay: 0.01, l1: 0.0 });
     assert_eq!(Adam::new(0.1).weight_decay, 0.0);
 }
 

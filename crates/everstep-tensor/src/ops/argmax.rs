@@ -1,4 +1,4 @@
-//! The position of the largest element.
+//! The position of the largest or smallest element.
 
 use std::sync::Arc;
 
@@ -58,6 +58,21 @@ impl Tensor {
         let found = apply(ArgMax { axis }, &[self])?;
         if keepdim { Ok(found) } else { found.squeeze(axis as isize) }
     }
+
+    /// The position of the smallest element along `axis`, as u32: the first of equals; a NaN counts as the smallest.
+    ///
+    /// # Errors
+    /// As [`Tensor::argmax`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[3.0f32, 1.0, 2.0, 1.0], &[4], &Device::cpu())?;
+    /// assert_eq!(x.argmin(0, false)?.item::<u32>()?, 1);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
+    pub fn argmin(&self, axis: isize, keepdim: bool) -> Result<Tensor> {
+        self.detach().neg()?.argmax(axis, keepdim)
+    }
 }
 
 pub(super) const ARGMAX: Entry = Entry {
@@ -65,10 +80,17 @@ pub(super) const ARGMAX: Entry = Entry {
     dtypes: FLOAT,
     gradient: Gradient::No("positions are integers"),
     tolerance: EXACT,
-    cases: Cases::Listed(cases),
+    cases: Cases::Listed(|generator| cases(generator, Tensor::argmax, |x| x)),
 };
 
-fn cases(generator: &mut Generator) -> Vec<Case> {
+pub(super) const ARGMIN: Entry =
+    Entry { name: "argmin", cases: Cases::Listed(|generator| cases(generator, Tensor::argmin, |x| -x)), ..ARGMAX };
+
+fn cases(
+    generator: &mut Generator,
+    apply: fn(&Tensor, isize, bool) -> Result<Tensor>,
+    sign: fn(f64) -> f64,
+) -> Vec<Case> {
     let mut cases = Vec::new();
     let shapes: [(&[usize], &[isize]); 6] = [
         (&[7], &[0]),
@@ -83,8 +105,8 @@ fn cases(generator: &mut Generator) -> Vec<Case> {
             // Few different numbers, so that some are equal: the first counts.
             let input = Array::integers(shape, DType::F32, -2, 5, generator);
             let label = format!("{shape:?} axis {axis} keepdim {keepdim}");
-            let apply = move |x: &[Tensor]| x[0].argmax(axis, keepdim);
-            cases.push(Case::new(label, vec![input], apply, move |x| reference(&x[0], axis, keepdim)));
+            let apply = move |x: &[Tensor]| apply(&x[0], axis, keepdim);
+            cases.push(Case::new(label, vec![input], apply, move |x| reference(&x[0].map(sign), axis, keepdim)));
         }
     }
     cases

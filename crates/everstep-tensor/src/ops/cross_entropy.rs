@@ -7,6 +7,7 @@ use everstep_device::cpu::{
 };
 use everstep_device::{Command, DType, Generator, Shape, Work};
 
+use super::gather;
 use super::reference::{Array, Domain, largest, sum};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
@@ -89,8 +90,15 @@ impl Op for CrossEntropyBackward {
         })?)
     }
 
-    fn vjp(&self, _: &Saved<'_>, _: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Err(Error::NotDifferentiable { op: self.name() })
+    /// Of g (p - one-hot) for the incoming h, with p the softmax: dx = g p (h - sum h p), dg = sum h p - h at the label.
+    /// What the forward pass kept is a function of the logits too, and so counted here.
+    fn vjp(&self, saved: &Saved<'_>, h: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (logits, labels, gradient) = (&saved.inputs[0], &saved.inputs[1], &saved.inputs[3]);
+        let p = logits.softmax(-1)?;
+        let mean = h.mul(&p)?.sum(&[-1], true)?;
+        let dx = p.mul(&h.sub(&mean)?)?.mul(&gradient.unsqueeze(1)?)?;
+        let dg = mean.squeeze(1)?.sub(&gather::label_of(h, labels)?)?;
+        Ok(vec![Some(dx), None, None, Some(dg)])
     }
 }
 
@@ -122,8 +130,6 @@ impl Tensor {
     }
 }
 
-const ONCE: Gradient = Gradient::First("cross_entropy_backward is a kernel of its own, without a gradient yet");
-
 const LOSS: Tolerance = Tolerance {
     relative: 1e-6,
     absolute: 2e-6,
@@ -133,7 +139,7 @@ const LOSS: Tolerance = Tolerance {
 pub(super) const CROSS_ENTROPY: Entry = Entry {
     name: "cross_entropy",
     dtypes: FLOAT,
-    gradient: ONCE,
+    gradient: Gradient::Any,
     tolerance: LOSS,
     cases: Cases::Listed(|generator| cases(generator, true)),
 };

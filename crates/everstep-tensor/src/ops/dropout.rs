@@ -70,6 +70,15 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Argument`] where the probability is not in [0, 1).
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Generator, RandomStream, Tensor};
+    /// let device = Device::cpu();
+    /// let stream = RandomStream::new(&mut Generator::new(0));
+    /// let x = Tensor::ones(&[1000], &device)?.dropout(0.5, &stream.draw(&device)?)?;
+    /// assert!(x.to_vec::<f32>()?.iter().all(|&value| value == 0.0 || value == 2.0));
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn dropout(&self, probability: f32, draw: &Draw) -> Result<Tensor> {
         if !(0.0..1.0).contains(&probability) {
             let value = f64::from(probability);

@@ -85,7 +85,7 @@ impl Op for Matmul {
 
     /// da = g b^T, db = a^T g, dbias = the sum of g over all rows; batch dimensions that were stretched are summed.
     fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let gradient = self.before_activation(&saved.outputs[0], gradient)?;
+        let gradient = before_activation(self.activation, &saved.outputs[0], gradient)?;
         let (a, b) = (&saved.inputs[0], &saved.inputs[1]);
         let mut parts = vec![None; saved.inputs.len()];
         if saved.wants(0) {
@@ -115,18 +115,17 @@ fn multiply(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply(Matmul { activation: Activation::None }, &[a, b])
 }
 
-impl Matmul {
-    /// The gradient before the activation. The fused ones have derivatives that are functions of their output.
-    fn before_activation(&self, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-        use everstep_device::functions::RELU_GATE;
-        match self.activation {
-            Activation::None => Ok(gradient.clone()),
-            Activation::Relu => call(&RELU_GATE, &[output, gradient]),
-            Activation::Tanh => gradient.sub(&gradient.mul(output)?.mul(output)?),
-            Activation::Sigmoid => gradient.mul(&output.sub(&output.mul(output)?)?),
-            // `linear` does not fuse these where a gradient is wanted.
-            Activation::Gelu | Activation::GeluTanh => Err(Error::NotDifferentiable { op: "matmul with gelu" }),
-        }
+/// The gradient before an activation that a kernel applied last. The fused ones have derivatives that are functions of
+/// their output.
+pub(super) fn before_activation(activation: Activation, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    use everstep_device::functions::RELU_GATE;
+    match activation {
+        Activation::None => Ok(gradient.clone()),
+        Activation::Relu => call(&RELU_GATE, &[output, gradient]),
+        Activation::Tanh => gradient.sub(&gradient.mul(output)?.mul(output)?),
+        Activation::Sigmoid => gradient.mul(&output.sub(&output.mul(output)?)?),
+        // `linear` and the convolutions do not fuse these where a gradient is wanted.
+        Activation::Gelu | Activation::GeluTanh => Err(Error::NotDifferentiable { op: "a product with gelu" }),
     }
 }
 
@@ -137,6 +136,16 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shapes`], [`Error::DTypes`], [`Error::Devices`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let device = Device::cpu();
+    /// let a = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2], &device)?;
+    /// let v = Tensor::from_slice(&[1.0f32, -1.0], &[2], &device)?;
+    /// assert_eq!(a.matmul(&a.t()?)?.to_vec::<f32>()?, [5.0, 11.0, 11.0, 25.0]);
+    /// assert_eq!(a.matmul(&v)?.to_vec::<f32>()?, [-1.0, -1.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
         if self.rank() == 0 || other.rank() == 0 {
             let rule = "matmul takes no scalars; use `mul`";
@@ -155,6 +164,16 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shapes`], [`Error::DTypes`], [`Error::Devices`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Activation, Device, Tensor};
+    /// let device = Device::cpu();
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[1, 2], &device)?;
+    /// let weight = Tensor::from_slice(&[1.0f32, 1.0, 1.0, -1.0], &[2, 2], &device)?;
+    /// let bias = Tensor::from_slice(&[0.5f32, 0.5], &[2], &device)?;
+    /// assert_eq!(x.linear(&weight, Some(&bias), Activation::Relu)?.to_vec::<f32>()?, [3.5, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         if self.rank() == 0 || weight.rank() != 2 {
             let rule = "linear takes x [.., in] and a weight [out, in]";

@@ -1,10 +1,11 @@
-//! Sums, means and maxima over dimensions.
+//! Sums, means, products and extremes over dimensions.
 
 use std::sync::Arc;
 
 use everstep_device::cpu::{Reduce as Kernel, Reduction};
-use everstep_device::{Command, DType, Generator, Shape, Work};
+use everstep_device::{Command, DType, Generator, Shape, Work, functions};
 
+use super::pointwise::call;
 use super::reference::{self, Array, Domain};
 use super::table::{Case, Cases, EXACT, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
@@ -36,7 +37,7 @@ impl Op for Reduce {
             return Err(Error::DTypes { op: self.name, found: vec![input.dtype()] });
         }
         let reduced: usize = self.axes.iter().map(|&axis| input.shape()[axis]).product();
-        if self.reduction == Reduction::Max && reduced == 0 {
+        if matches!(self.reduction, Reduction::Max | Reduction::Min) && reduced == 0 {
             return Err(Error::Empty { op: self.name, shape: *input.shape() });
         }
         Ok(Inferred::one(self.output(input.shape()), input.dtype()))
@@ -58,18 +59,56 @@ impl Op for Reduce {
 
     fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (input, output) = (&saved.inputs[0], &saved.outputs[0]);
+        let axes: Vec<isize> = self.axes.iter().map(|&axis| axis as isize).collect();
         let part = match self.reduction {
             Reduction::Sum if self.scale == 1.0 => gradient.broadcast_to(input.shape())?,
             Reduction::Sum => gradient.mul_scalar(self.scale)?.broadcast_to(input.shape())?,
-            // Elements that share the maximum share its gradient, as PyTorch's amax has it.
-            Reduction::Max => {
-                let axes: Vec<isize> = self.axes.iter().map(|&axis| axis as isize).collect();
-                let mask = input.equal(output)?;
+            // Elements that share an extreme share its gradient, as PyTorch's amax and amin have it.
+            Reduction::Max | Reduction::Min => {
+                let mask = indicator(input, output)?;
                 mask.mul(&gradient.div(&mask.sum(&axes, true)?)?)?
             }
+            Reduction::Prod => gradient.mul(&product_slopes(input, &axes)?)?,
         };
         Ok(vec![Some(part)])
     }
+}
+
+/// 1 where the elements are equal, else 0, as f32; a constant to gradients.
+pub(super) fn indicator(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    x.eq(y)?.cast(DType::F32)
+}
+
+/// 1 where the elements equal `value`, else 0.
+pub(super) fn indicator_of(x: &Tensor, value: f32) -> Result<Tensor> {
+    indicator(x, &Tensor::scalar(value, x.device())?)
+}
+
+/// `x` where `gate` is positive or NaN, else 0, to which no gradient of `x` flows.
+pub(super) fn gated(gate: &Tensor, x: &Tensor) -> Result<Tensor> {
+    call(&functions::RELU_GATE, &[&gate.detach(), x])
+}
+
+/// Of each element the product of the others over `axes`.
+///
+/// The product is P Z: P that of the elements other than zero, which can be divided by each of them, and Z that of the n
+/// zeros u, of value 0 (but for n = 0) and yet of slope 1 at n = 1 and sum u - u_i at n = 2. So written, the gradient of
+/// this gradient is right too.
+fn product_slopes(x: &Tensor, axes: &[isize]) -> Result<Tensor> {
+    let zeros = indicator_of(x, 0.0)?;
+    let others = indicator_of(&zeros, 0.0)?;
+    // 1 in the place of each zero, whatever becomes of it.
+    let without = gated(&others, x)?.add(&zeros)?;
+    let count = zeros.sum(axes, true)?;
+    let [none, one, two] = [0.0, 1.0, 2.0].map(|number| indicator_of(&count, number));
+    let (one, two) = (one?, two?);
+    let small = gated(&zeros, x)?;
+    let (sum, squares) = (small.sum(axes, true)?, small.mul(&small)?.sum(axes, true)?);
+    let pairs = sum.mul(&sum)?.sub(&squares)?.mul_scalar(0.5)?;
+    let of_zeros = none?.add(&one.mul(&sum)?)?.add(&two.mul(&pairs)?)?;
+    let at_others = others.div(&without)?.mul(&of_zeros)?;
+    let at_zeros = zeros.mul(&one.add(&two.mul(&sum.sub(&small)?)?)?)?;
+    without.prod(axes, true)?.mul(&at_others.add(&at_zeros)?)
 }
 
 impl Tensor {
@@ -94,7 +133,7 @@ impl Tensor {
         if keepdim { Ok(reduced) } else { reduced.reshape(&kept) }
     }
 
-    fn all_axes(&self) -> Vec<isize> {
+    pub(super) fn all_axes(&self) -> Vec<isize> {
         (0..self.rank() as isize).collect()
     }
 
@@ -122,6 +161,36 @@ impl Tensor {
         self.reduce("max", Reduction::Max, axes, keepdim, false)
     }
 
+    /// The smallest element over `axes`; NaN where any is. Equal ones share the gradient.
+    ///
+    /// # Errors
+    /// As [`Tensor::sum`], and [`Error::Empty`] of no elements.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.min(&[1], false)?.to_vec::<f32>()?, [1.0, 3.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
+    pub fn min(&self, axes: &[isize], keepdim: bool) -> Result<Tensor> {
+        self.reduce("min", Reduction::Min, axes, keepdim, false)
+    }
+
+    /// The product over `axes`; 1 of no elements. Its gradient is right where elements are zero too.
+    ///
+    /// # Errors
+    /// As [`Tensor::sum`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[2.0f32, 3.0, 0.0, 5.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.prod(&[1], false)?.to_vec::<f32>()?, [6.0, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
+    pub fn prod(&self, axes: &[isize], keepdim: bool) -> Result<Tensor> {
+        self.reduce("prod", Reduction::Prod, axes, keepdim, false)
+    }
+
     /// The sum of all elements, a scalar.
     pub fn sum_all(&self) -> Result<Tensor> {
         self.sum(&self.all_axes(), false)
@@ -130,6 +199,11 @@ impl Tensor {
     /// The mean of all elements, a scalar.
     pub fn mean_all(&self) -> Result<Tensor> {
         self.mean(&self.all_axes(), false)
+    }
+
+    /// The smallest of all elements, a scalar.
+    pub fn min_all(&self) -> Result<Tensor> {
+        self.min(&self.all_axes(), false)
     }
 
     /// The largest of all elements, a scalar.
@@ -177,6 +251,70 @@ pub(super) const MAX: Entry = Entry {
     ..SUM
 };
 
+pub(super) const MIN: Entry = Entry {
+    name: "min",
+    cases: Cases::Listed(|generator| {
+        let mut all = cases(generator, Tensor::min, |values| -reference::largest(&negated(values)));
+        let ties = Array::new(&[2, 3], vec![1.0, 1.0, 2.0, -1.0, -3.0, -3.0]);
+        let smallest = |values: &[f64]| -reference::largest(&negated(values));
+        let expected = move |x: &[Array]| squeezed(x[0].reduced(&[1], smallest), &[1], false);
+        all.push(Case::new("ties", vec![ties], |x| x[0].min(&[1], false), expected).with_orders(1));
+        all.retain(|case| !(case.reference)(&case.inputs).values.contains(&f64::INFINITY));
+        all
+    }),
+    ..MAX
+};
+
+fn negated(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| -value).collect()
+}
+
+pub(super) const PROD: Entry = Entry {
+    name: "prod",
+    tolerance: Tolerance { relative: 2e-6, absolute: 0.0, why: "some dozens of factors, each product rounded" },
+    cases: Cases::Listed(products),
+    ..SUM
+};
+
+fn products(generator: &mut Generator) -> Vec<Case> {
+    let shapes: [(&[usize], &[isize]); 8] = [
+        (&[2, 3, 4], &[1]),
+        (&[3, 5], &[-1]),
+        (&[3, 5], &[0]),
+        (&[2, 3, 2], &[0, 2]),
+        (&[], &[]),
+        (&[2, 0, 3], &[1]),
+        (&[2, 1, 3, 1, 1, 2], &[0, 2]),
+        (&[40], &[0]),
+    ];
+    let mut inputs: Vec<(Array, &[isize])> = Vec::new();
+    for (shape, axes) in shapes {
+        inputs.push((Array::draw(shape, Domain::away(0.5, 1.7), generator), axes));
+    }
+    // None, one, two and three zeros.
+    let zeros = [2.0, 3.0, -0.5, 4.0, 2.0, 0.0, -0.5, 4.0, 0.0, 3.0, -0.5, 0.0, 0.0, 0.0, -0.5, 0.0];
+    inputs.push((Array::new(&[4, 4], zeros.to_vec()), &[1]));
+    // More than a thread takes, and exact.
+    let factor = |index: &[usize]| match index[1] {
+        3 | 9_000 => -2.0,
+        17_500 => 0.75,
+        _ => 1.0,
+    };
+    inputs.push((Array::from_fn(&[2, 18_000], factor), &[1]));
+    let case = |(input, axes): (Array, &'static [isize])| {
+        let positive: Vec<usize> =
+            axes.iter().map(|axis| axis.rem_euclid(input.shape.len().max(1) as isize) as usize).collect();
+        let label = format!("{:?} axes {axes:?}", input.shape);
+        Case::new(
+            label,
+            vec![input],
+            move |x| x[0].prod(axes, false),
+            move |x| squeezed(x[0].reduced(&positive, |values| values.iter().product()), &positive, false),
+        )
+    };
+    inputs.into_iter().map(case).collect()
+}
+
 /// Without the dimensions `axes`, of size 1, unless they are to be kept.
 pub(super) fn squeezed(x: Array, axes: &[usize], keepdim: bool) -> Array {
     let kept = |axis: &usize| keepdim || !axes.contains(axis);
@@ -212,7 +350,9 @@ fn cases(
             let axes = axes.to_vec();
             let positive: Vec<usize> =
                 axes.iter().map(|&axis| axis.rem_euclid(shape.len() as isize) as usize).collect();
-            let input = Array::draw(shape, Domain::between(-3.0, 3.0), generator);
+            // Where the terms are many, of one sign: a sum near zero says nothing of how large the partial sums were.
+            let many = shape.iter().product::<usize>() > 10_000;
+            let input = Array::draw(shape, Domain::between(if many { 0.5 } else { -3.0 }, 3.0), generator);
             let label = format!("{shape:?} axes {axes:?} keepdim {keepdim}");
             let apply = move |x: &[Tensor]| apply(&x[0], &axes, keepdim);
             cases.push(Case::new(label, vec![input], apply, move |x| {

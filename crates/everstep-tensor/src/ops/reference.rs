@@ -2,7 +2,7 @@
 //!
 //! Written for clarity alone. A reference shares no code with what it judges.
 
-use everstep_device::{DType, Device, Generator};
+use everstep_device::{DType, Device, Generator, bf16, f16};
 
 use crate::{Error, Result, Tensor};
 
@@ -174,6 +174,9 @@ impl Array {
             DType::F32 => Tensor::from_vec(values.map(|&value| value as f32).collect(), &self.shape, device),
             DType::U32 => Tensor::from_vec(values.map(|&value| value as u32).collect(), &self.shape, device),
             DType::I32 => Tensor::from_vec(values.map(|&value| value as i32).collect(), &self.shape, device),
+            DType::F16 => Tensor::from_vec(values.map(|&value| f16::from_f64(value)).collect(), &self.shape, device),
+            DType::BF16 => Tensor::from_vec(values.map(|&value| bf16::from_f64(value)).collect(), &self.shape, device),
+            DType::Bool => Tensor::from_vec(values.map(|&value| value != 0.0).collect(), &self.shape, device),
             other => Err(Error::DTypes { op: "tensor", found: vec![other] }),
         }
     }

@@ -18,7 +18,7 @@ struct Softmax;
 #[derive(Debug)]
 struct SoftmaxBackward;
 
-fn params(tensor: &Tensor) -> SoftmaxParams {
+pub(super) fn params(tensor: &Tensor) -> SoftmaxParams {
     let columns = tensor.shape().last().copied().unwrap_or(1);
     SoftmaxParams { rows: (tensor.count() / columns.max(1)) as u32, columns: columns as u32 }
 }

@@ -3,9 +3,14 @@
 use everstep_device::functions;
 use everstep_device::{DType, Generator};
 
-use super::pointwise::{self, binary, unary};
+use super::compare::{self, comparison};
+use super::pointwise;
+use super::pointwise_cases::{self, Binary, Unary, binary, unary};
 use super::reference::{Array, Domain};
-use super::{argmax, cast, cross_entropy, dropout, matmul, reduce, softmax, view};
+use super::{
+    any_all, argmax, arrange, attention, cast, conv, cross_entropy, cross_entropy_with, cumsum, dropout, gather, join,
+    layer_norm, log_softmax, matmul, pad, pool, reduce, softmax, statistics, view,
+};
 use crate::{Result, Tensor};
 
 /// One op.
@@ -96,8 +101,9 @@ impl Case {
 #[derive(Debug)]
 pub(super) enum Cases {
     Listed(fn(&mut Generator) -> Vec<Case>),
-    Unary(pointwise::Unary),
-    Binary(pointwise::Binary),
+    Unary(Unary),
+    Binary(Binary),
+    Comparison(compare::Comparison),
 }
 
 impl Entry {
@@ -107,20 +113,23 @@ impl Entry {
             Cases::Listed(cases) => cases(generator),
             Cases::Unary(unary) => unary.cases(generator),
             Cases::Binary(binary) => binary.cases(generator),
+            Cases::Comparison(comparison) => comparison.cases(generator),
         }
     }
 }
 
 pub(super) const FLOAT: &[DType] = &[DType::F32];
 pub(super) const NUMBERS: &[DType] = &[DType::F32, DType::U32, DType::I32];
+pub(super) const EVERY: &[DType] = &[DType::F32, DType::F16, DType::BF16, DType::U32, DType::I32, DType::Bool];
+const EQUALITY: &[DType] = &[DType::F32, DType::U32, DType::I32, DType::Bool];
 
 pub(super) const EXACT: Tolerance =
     Tolerance { relative: 0.0, absolute: 0.0, why: "elements are moved, compared or negated, not computed" };
-const ROUNDED: Tolerance =
+pub(super) const ROUNDED: Tolerance =
     Tolerance { relative: 6e-8, absolute: 0.0, why: "one operation, rounded once: half a unit of 2^-23" };
 const DIVIDED: Tolerance =
     Tolerance { relative: 3e-7, absolute: 0.0, why: "2.5 units of 2^-23, which WGSL allows a division or square root" };
-const CURVE: Tolerance = Tolerance {
+pub(super) const CURVE: Tolerance = Tolerance {
     relative: 6e-7,
     absolute: 0.0,
     why: "4 ulp, the bound of cpu/math.rs, and one for a GPU that divides or contracts the same polynomials",
@@ -131,11 +140,31 @@ const TAIL: Tolerance = Tolerance {
     why: "as other curves; where the result nears 0 far left of zero, the absolute error that cpu/math.rs states",
 };
 
+const POWER: Tolerance = Tolerance {
+    relative: 1e-6,
+    absolute: 0.0,
+    why: "half a unit on the CPU; a GPU has 29 bits of the logarithm, which the exponent magnifies by up to 88",
+};
+const ROOT: Tolerance = Tolerance {
+    relative: 5e-7,
+    absolute: 0.0,
+    why: "a square root and a division, each within the 2.5 units of 2^-23 that WGSL allows, the root's error halved",
+};
+const TURN: Tolerance = Tolerance {
+    relative: 6e-7,
+    absolute: 6e-8,
+    why: "4 ulp, the bound of cpu/math.rs; an absolute error where a GPU's reduction of the angle nears a zero",
+};
+const STEPWISE: Gradient = Gradient::No("it is zero wherever it exists");
+
 /// Any number of moderate size.
 const ANY: Domain = Domain::between(-3.0, 3.0);
 /// Where exp and its kin neither overflow nor vanish.
 const MODERATE: Domain = Domain::between(-5.0, 5.0);
 const POSITIVE: Domain = Domain::between(0.2, 8.0);
+const EXPONENT: Domain = Domain::between(0.2, 3.0);
+/// No number of [`ANY`] but 0 is a multiple of one: a remainder jumps there.
+const DIVISOR: Domain = Domain::away(3.1, 9.0);
 /// Away from a pole or a kink at zero.
 const AWAY: Domain = Domain::away(0.2, 3.0);
 
@@ -157,7 +186,35 @@ pub static ALL: &[Entry] = &[
     unary(&functions::RELU, Tensor::relu, AWAY, Gradient::Any, EXACT),
     unary(&functions::GELU, Tensor::gelu, MODERATE, Gradient::Any, TAIL),
     unary(&functions::GELU_TANH, Tensor::gelu_tanh, MODERATE, Gradient::Any, TAIL),
-    pointwise::EQUAL,
+    binary(&functions::POW, Tensor::pow, Tensor::pow_scalar, FLOAT, [POSITIVE, EXPONENT], Gradient::Any, POWER),
+    binary(&functions::REM, Tensor::rem, Tensor::rem_scalar, NUMBERS, [ANY, DIVISOR], Gradient::Any, ROUNDED),
+    unary(&functions::ABS, Tensor::abs, AWAY, Gradient::Any, EXACT),
+    unary(&functions::EXPM1, Tensor::expm1, MODERATE, Gradient::Any, CURVE),
+    unary(&functions::LOG1P, Tensor::log1p, POSITIVE, Gradient::Any, CURVE),
+    unary(&functions::RSQRT, Tensor::rsqrt, POSITIVE, Gradient::Any, ROOT),
+    unary(&functions::RECIP, Tensor::recip, AWAY, Gradient::Any, DIVIDED),
+    unary(&functions::SIN, Tensor::sin, MODERATE, Gradient::Any, TURN),
+    unary(&functions::COS, Tensor::cos, MODERATE, Gradient::Any, TURN),
+    unary(&functions::SIGN, Tensor::sign, ANY, STEPWISE, EXACT),
+    unary(&functions::FLOOR, Tensor::floor, ANY, STEPWISE, EXACT),
+    unary(&functions::CEIL, Tensor::ceil, ANY, STEPWISE, EXACT),
+    unary(&functions::ROUND, Tensor::round, ANY, STEPWISE, EXACT),
+    unary(&functions::SILU, Tensor::silu, MODERATE, Gradient::Any, CURVE),
+    unary(&functions::SOFTPLUS, Tensor::softplus, MODERATE, Gradient::Any, CURVE),
+    pointwise_cases::ELU,
+    pointwise_cases::LEAKY_RELU,
+    pointwise_cases::CLAMP,
+    comparison(&functions::EQ, Tensor::eq, Tensor::eq_scalar, EQUALITY),
+    comparison(&functions::NE, Tensor::ne, Tensor::ne_scalar, EQUALITY),
+    comparison(&functions::LT, Tensor::lt, Tensor::lt_scalar, NUMBERS),
+    comparison(&functions::LE, Tensor::le, Tensor::le_scalar, NUMBERS),
+    comparison(&functions::GT, Tensor::gt, Tensor::gt_scalar, NUMBERS),
+    comparison(&functions::GE, Tensor::ge, Tensor::ge_scalar, NUMBERS),
+    compare::LOGICAL_AND,
+    compare::LOGICAL_OR,
+    compare::LOGICAL_XOR,
+    compare::LOGICAL_NOT,
+    compare::WHERE_COND,
     pointwise::CONTIGUOUS,
     pointwise::COPY,
     cast::CAST,
@@ -171,14 +228,55 @@ pub static ALL: &[Entry] = &[
     view::BROADCAST_TO,
     view::UNSQUEEZE,
     view::SQUEEZE,
+    gather::EMBEDDING,
+    gather::INDEX_SELECT,
+    gather::INDEX_ADD,
+    gather::GATHER,
+    gather::SCATTER_ADD,
+    gather::ONE_HOT,
+    pad::PAD,
+    join::CAT,
+    join::STACK,
+    join::SPLIT,
+    join::CHUNK,
+    join::REPEAT,
+    arrange::FLIP,
+    arrange::TRIL,
+    arrange::TRIU,
+    any_all::ANY,
+    any_all::ALL,
     reduce::SUM,
     reduce::MEAN,
     reduce::MAX,
+    reduce::MIN,
+    reduce::PROD,
+    cumsum::CUMSUM,
+    statistics::VAR,
+    statistics::STD,
+    statistics::NORM,
+    statistics::LOGSUMEXP,
     argmax::ARGMAX,
+    argmax::ARGMIN,
     softmax::SOFTMAX,
+    log_softmax::LOG_SOFTMAX,
     matmul::MATMUL,
     matmul::LINEAR,
+    conv::CONV2D,
+    conv::CONV1D,
+    pool::MAX_POOL2D,
+    pool::MAX_POOL1D,
+    pool::AVG_POOL2D,
+    pool::AVG_POOL1D,
+    pool::ADAPTIVE_AVG_POOL2D,
+    pool::ADAPTIVE_AVG_POOL1D,
     cross_entropy::CROSS_ENTROPY,
     cross_entropy::CROSS_ENTROPY_ROWS,
+    cross_entropy_with::CROSS_ENTROPY_WITH,
+    cross_entropy_with::CROSS_ENTROPY_SOFT,
     dropout::DROPOUT,
+    layer_norm::LAYER_NORM,
+    layer_norm::RMS_NORM,
+    layer_norm::GROUP_NORM,
+    attention::ATTENTION,
+    attention::SELF_ATTENTION,
 ];

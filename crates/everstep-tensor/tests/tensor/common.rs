@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use everstep_device::DeviceKind;
 use everstep_tensor::ops::reference::Array;
 use everstep_tensor::ops::table::{Case, Entry};
-use everstep_tensor::{DType, Device, Generator, Result, Tensor, ops};
+use everstep_tensor::{DType, Device, Generator, Result, Tensor, bf16, f16, ops};
 use everstep_testing::close;
 
 /// The devices of the tests, while no test has them to itself.
@@ -55,10 +55,16 @@ pub(crate) enum Storage {
 
 pub(crate) const STORAGES: [Storage; 4] = [Storage::Plain, Storage::Transposed, Storage::Sliced, Storage::Repeated];
 
-/// The table's cases.
+/// The table's cases. While an op is being written, `EVERSTEP_OPS=conv1d,conv2d` runs those of it alone.
 pub(crate) fn cases() -> Vec<(&'static Entry, Case)> {
-    let mut generator = Generator::new(2026);
-    ops::ALL.iter().flat_map(|entry| entry.cases(&mut generator).into_iter().map(move |case| (entry, case))).collect()
+    let only = std::env::var("EVERSTEP_OPS").ok();
+    let wanted = |entry: &&Entry| only.as_ref().is_none_or(|only| only.split(',').any(|name| name == entry.name));
+    let cases = |entry: &'static Entry| {
+        // Seeded by its name: an op's cases are the same whatever else is in the table.
+        let seed = entry.name.bytes().fold(2026, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        entry.cases(&mut Generator::new(seed)).into_iter().map(move |case| (entry, case))
+    };
+    ops::ALL.iter().filter(wanted).flat_map(cases).collect()
 }
 
 /// Fails with everything that went wrong, not with the first.
@@ -128,7 +134,7 @@ fn stored(array: &Array, storage: Storage, device: &Device) -> Result<Tensor> {
 
 fn sliced(array: &Array, device: &Device) -> Result<Tensor> {
     // Whoever reads it, spoils its result.
-    let junk = if array.dtype == DType::F32 { f64::NAN } else { f64::from(i32::MAX) };
+    let junk = if array.dtype.is_float() { f64::NAN } else { f64::from(i32::MAX) };
     let Some((&last, lead)) = array.shape.split_last() else {
         let around = Array::new(&[3], vec![junk, array.values[0], junk]).with_dtype(array.dtype);
         return around.tensor(device)?.slice(0, 1..2)?.reshape(&[]);
@@ -156,6 +162,9 @@ pub(crate) fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(match tensor.dtype() {
         DType::U32 => tensor.to_vec::<u32>()?.into_iter().map(f64::from).collect(),
         DType::I32 => tensor.to_vec::<i32>()?.into_iter().map(f64::from).collect(),
+        DType::F16 => tensor.to_vec::<f16>()?.into_iter().map(f64::from).collect(),
+        DType::BF16 => tensor.to_vec::<bf16>()?.into_iter().map(f64::from).collect(),
+        DType::Bool => tensor.to_vec::<bool>()?.into_iter().map(|value| f64::from(u8::from(value))).collect(),
         _ => tensor.to_vec::<f32>()?.into_iter().map(f64::from).collect(),
     })
 }
@@ -165,6 +174,9 @@ pub(crate) fn bits(tensor: &Tensor) -> Result<Vec<u32>> {
     match tensor.dtype() {
         DType::U32 => tensor.to_vec::<u32>(),
         DType::I32 => Ok(tensor.to_vec::<i32>()?.into_iter().map(|value| value as u32).collect()),
+        DType::F16 => Ok(tensor.to_vec::<f16>()?.into_iter().map(|value| u32::from(value.to_bits())).collect()),
+        DType::BF16 => Ok(tensor.to_vec::<bf16>()?.into_iter().map(|value| u32::from(value.to_bits())).collect()),
+        DType::Bool => Ok(tensor.to_vec::<bool>()?.into_iter().map(u32::from).collect()),
         _ => Ok(tensor.to_vec::<f32>()?.into_iter().map(f32::to_bits).collect()),
     }
 }

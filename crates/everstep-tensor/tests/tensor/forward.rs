@@ -13,7 +13,7 @@ use crate::common::{
 #[test]
 fn every_function_has_an_entry() {
     let mut names: Vec<_> = ops::ALL.iter().map(|entry| entry.name).collect();
-    let inner = ["relu_gate", "max_share", "cast_f32", "cast_u32", "cast_i32"];
+    let inner = ["relu_gate", "max_share", "cast_f32", "cast_u32", "cast_i32", "cast_f16", "cast_bf16", "cast_bool"];
     for function in everstep_device::functions::ALL.iter().filter(|function| !inner.contains(&function.name)) {
         assert!(names.contains(&function.name), "{} is not in ops::ALL", function.name);
     }

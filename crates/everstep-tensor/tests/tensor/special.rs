@@ -64,19 +64,42 @@ fn every_nan_is_seen() {
             let values = [1.0, f32::from_bits(bits), -2.0];
             let x = Tensor::from_slice(&values, &[3], device).unwrap();
             let two = Tensor::full(&[3], 2.0, device).unwrap();
-            let nan_at_1 = [&x.relu(), &x.maximum(&two), &two.maximum(&x), &x.minimum(&two), &two.minimum(&x)];
-            for (number, found) in nan_at_1.into_iter().enumerate() {
+            let nan_at_1 = [x.relu(), x.maximum(&two), two.maximum(&x), x.minimum(&two), two.minimum(&x)];
+            for (number, found) in nan_at_1.into_iter().chain(functions_of(&x, &two)).enumerate() {
                 let found = found.as_ref().unwrap().to_vec::<f32>().unwrap();
-                let nan: Vec<bool> = found.iter().map(|value| value.is_nan()).collect();
-                assert_eq!(nan, [false, true, false], "{number}: {bits:x} on {device}");
+                let nan: Vec<bool> = found[..2].iter().map(|value| value.is_nan()).collect();
+                assert_eq!(nan, [false, true], "{number}: {bits:x} on {device}");
             }
             let all = [x.max_all(), x.sum_all(), x.mean_all(), x.softmax(0).unwrap().max_all()];
             for found in all {
                 assert!(found.unwrap().item::<f32>().unwrap().is_nan(), "{bits:x} on {device}");
             }
             assert_eq!(x.argmax(0, false).unwrap().item::<u32>().unwrap(), 1, "{bits:x} on {device}");
-            assert_eq!(x.equal(&x).unwrap().to_vec::<f32>().unwrap(), [1.0, 0.0, 1.0], "{bits:x} on {device}");
+            comparisons_see(&x, &two);
         }
+    }
+}
+
+/// What each function that turns NaN into NaN makes of (1, NaN, -2).
+fn functions_of(x: &Tensor, two: &Tensor) -> Vec<everstep_tensor::Result<Tensor>> {
+    let all = x.eq(x).unwrap().logical_or(&x.ne(x).unwrap()).unwrap();
+    let positive = [x.abs(), x.sign(), x.floor(), x.ceil(), x.round(), x.recip(), x.rsqrt(), x.log1p(), x.expm1()];
+    let curves = [x.sin(), x.cos(), x.silu(), x.softplus(), x.elu(0.5), x.elu(0.0), x.leaky_relu(0.1)];
+    let bounds = [x.clamp(None, Some(3.0)), x.clamp(Some(0.0), None), x.clamp(Some(-1.0), Some(1.0))];
+    let pairs = [x.pow(two), two.pow(x), x.rem(two), two.rem(x), x.pow_scalar(-1.0), x.rem_scalar(3.0)];
+    let moved = [all.where_cond(x, two), all.logical_not().unwrap().where_cond(two, x), x.copy(), x.mul_scalar(0.0)];
+    let halves = [everstep_tensor::DType::F16, everstep_tensor::DType::BF16]
+        .map(|half| x.cast(half).and_then(|x| x.cast(everstep_tensor::DType::F32)));
+    positive.into_iter().chain(curves).chain(bounds).chain(pairs).chain(moved).chain(halves).collect()
+}
+
+/// Comparisons of (1, NaN, -2) with itself and with 2: NaN differs from everything, and nothing else holds of it.
+fn comparisons_see(x: &Tensor, two: &Tensor) {
+    let found = [x.eq(x), x.ne(x), x.le(x), x.ge(x), x.lt(two), two.gt(x), x.lt(x), x.gt(two), x.eq_scalar(1.0)];
+    let expected = [[1, 0, 1], [0, 1, 0], [1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 0, 1], [0; 3], [0; 3], [1, 0, 0]];
+    for (number, (found, expected)) in found.into_iter().zip(expected).enumerate() {
+        let expected = expected.map(|value| value == 1);
+        assert_eq!(found.unwrap().to_vec::<bool>().unwrap(), expected, "comparison {number} on {}", x.device());
     }
 }
 

@@ -2,8 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // The helpers beside the tests are tests too; errors are printed.
 
 mod common;
+mod conv;
 mod facade;
+mod indexing;
 mod layers;
+mod losses;
 mod ops;
 mod optimizers;
+mod optimizers2;
+mod pointwise;
+mod pytorch_files;
 mod training;

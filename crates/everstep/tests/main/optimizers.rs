@@ -9,13 +9,13 @@ use crate::common::{Scale, Worst, floats, goldens, load, number, text};
 const SNAPSHOTS: [u64; 4] = [1, 2, 10, 100];
 
 #[derive(Module)]
-struct Params {
+pub(crate) struct Params {
     w: Parameter,
     b: Parameter,
 }
 
 impl Params {
-    fn new(start: &Value, device: &Device) -> Self {
+    pub(crate) fn new(start: &Value, device: &Device) -> Self {
         let zeros = |shape: &[usize]| Parameter::new(&Tensor::zeros(shape, device).unwrap()).unwrap();
         let params = Self { w: zeros(&[7, 5]), b: zeros(&[5]) };
         load(&params, start);
@@ -24,7 +24,7 @@ impl Params {
 
     /// sum(p s_k + p p / 4), whose gradient is p / 2 + s_k. The tape adds the last part first, and p / 4 + p / 4 is exact:
     /// so the gradient has the one rounding that PyTorch's has.
-    fn loss(&self, step: u64) -> everstep::tensor::Result<Tensor> {
+    pub(crate) fn loss(&self, step: u64) -> everstep::tensor::Result<Tensor> {
         let part = |parameter: &Parameter, first: u64| {
             let p = parameter.tensor();
             let offsets = (first..first + p.count() as u64).map(|i| ((step * 131 + i * 17) % 29) as f32 - 14.0);

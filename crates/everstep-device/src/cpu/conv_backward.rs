@@ -1,0 +1,244 @@
+//! The gradients of a convolution: of its input, and of its weight.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::conv::{ConvGeometry, ConvParams, SMALL};
+use super::conv_lower::{band_size, block_of, blocks, fold, unfold, with_scratch};
+use super::matmul::{Matrix, multiply_here};
+use super::memory::Writer;
+use crate::params::params;
+use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
+
+/// Rows of columns that a piece of work handles: so many channels of x, times their taps.
+const ROWS: usize = 320;
+
+/// The pieces that the channels of x in a group are cut into.
+fn channel_blocks(g: &ConvGeometry) -> Vec<Range<usize>> {
+    blocks(0..g.channels, (ROWS / g.taps().max(1)).max(1)).collect()
+}
+
+/// dx from dy. Inputs: dy, w, anything (the shader's bias, which is not read); output: dx, in the shapes of
+/// [`ConvGeometry`].
+#[derive(Clone, Debug)]
+pub struct ConvBackwardInput {
+    /// The sizes of the forward convolution.
+    pub geometry: ConvGeometry,
+}
+
+impl ConvBackwardInput {
+    /// Some channels of x of a group of an image; `plane` counts both.
+    fn planes(&self, plane: usize, channels: Range<usize>, (dy, weight): (&[f32], &[f32]), dx: &mut [f32]) {
+        let g = &self.geometry;
+        let (depth, rows) = (g.depth(), channels.len() * g.taps());
+        let group = plane % g.groups;
+        let dy = &dy[plane * g.outputs * g.positions()..(plane + 1) * g.outputs * g.positions()];
+        // The transposed weight, from the first of these channels on.
+        let weight = &weight[group * g.outputs * depth..(group + 1) * g.outputs * depth];
+        let weight = Matrix { values: &weight[(channels.start * g.taps()).min(weight.len())..], row: 1, column: depth };
+        if g.is_matrix() {
+            let dy = Matrix { values: dy, row: g.positions(), column: 1 };
+            return multiply_here((rows, g.positions(), g.outputs), (weight, dy), (dx, g.positions()), false);
+        }
+        dx.fill(0.0);
+        let size = block_of(g.positions());
+        with_scratch([rows * size, band_size(g, size), 0], |[columns, band, _]| {
+            for range in blocks(0..g.positions(), size) {
+                let count = range.len();
+                let columns = &mut columns[..rows * count];
+                let dy = Matrix { values: &dy[range.start.min(dy.len())..], row: g.positions(), column: 1 };
+                multiply_here((rows, count, g.outputs), (weight, dy), (columns, count), false);
+                fold(g, columns, range, dx, band);
+            }
+        });
+    }
+}
+
+impl Kernel for ConvBackwardInput {
+    fn name(&self) -> &'static str {
+        "conv2d_backward_input"
+    }
+
+    fn check(&self, inputs: &[usize], outputs: &[usize]) -> Result<(), &'static str> {
+        let (&[dy, weight, _], &[dx]) = (inputs, outputs) else { return Err("three inputs and one output") };
+        let g = &self.geometry;
+        let inside = g.output_count() <= dy && g.weight_count() <= weight && g.input_count() <= dx;
+        if g.is_sound() && inside { Ok(()) } else { Err("an operand of conv2d_backward_input leaves its slice") }
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let g = &self.geometry;
+        let inputs = (args.input::<f32>(0), args.input::<f32>(1));
+        let dx = &mut args.output::<f32>(0)[..g.input_count()];
+        if dx.is_empty() {
+            return;
+        }
+        let dx = Writer::new(dx);
+        let pieces = channel_blocks(g);
+        let work = g.outputs * g.depth() * g.positions() / pieces.len().max(1);
+        let tasks = (0..g.batch * g.groups * pieces.len()).into_par_iter();
+        tasks.with_min_len((SMALL / work.max(1)).max(1)).for_each(|task| {
+            let (plane, channels) = (task / pieces.len(), pieces[task % pieces.len()].clone());
+            let start = (plane * g.channels + channels.start) * g.pixels();
+            // SAFETY: ranges of channels are disjoint.
+            let dx = unsafe { dx.range(start, channels.len() * g.pixels()) };
+            self.planes(plane, channels, inputs, dx);
+        });
+    }
+
+    /// The same shader as the forward pass: it walks over the taps of a position.
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let constants = vec![("BIAS", 0), ("ACTIVATION", 0), ("TRANSPOSED", 1)];
+        ConvParams::new(&self.geometry, true).dispatch(gpu, constants)
+    }
+}
+
+params! {
+    /// The uniform of `conv2d_backward_weight.wgsl`.
+    pub struct ConvWeightParams {
+        batch: u32, groups: u32, channels: u32, outputs: u32,
+        input_height: u32, input_width: u32, output_height: u32, output_width: u32,
+        kernel_height: u32, kernel_width: u32, stride_height: u32, stride_width: u32,
+        padding_height: u32, padding_width: u32, dilation_height: u32, dilation_width: u32,
+        parts: u32, part_rows: u32,
+    }
+}
+
+/// Parts of the gradient of a weight, whose sum it is: part i adds up the rows of dy from `i * part_rows` on, where row
+/// `b * height + h` is row h of image b. Inputs: x, dy; output: `[parts, groups outputs, channels, kernel..]`.
+#[derive(Clone, Debug)]
+pub struct ConvBackwardWeight {
+    geometry: ConvGeometry,
+    part_rows: usize,
+}
+
+/// Positions of a block of columns here, where they are what a product adds up: long sums, still within a cache.
+const WEIGHT_BLOCK: usize = 256;
+/// The most parts: work for so many threads where the channels alone are none.
+const PARTS: usize = 16;
+/// Elements that all parts together may have, beyond those of one.
+const PART_ELEMENTS: usize = 1 << 21;
+/// Elements of dy that a part may add up: llvmpipe ends a thread's loops after 65,535 rounds.
+const PART_POSITIONS: usize = 48 * 1024;
+
+impl ConvBackwardWeight {
+    /// Cuts the sum into parts: a function of the sizes alone.
+    pub fn new(geometry: ConvGeometry) -> Self {
+        let (rows, height) = (geometry.batch * geometry.output[0], geometry.output[0].max(1));
+        let wanted = (PART_ELEMENTS / geometry.weight_count().max(1)).clamp(1, PARTS);
+        let part_rows = rows.div_ceil(wanted).max(1);
+        // Whole images where they are small.
+        let part_rows = if part_rows > height { part_rows.next_multiple_of(height) } else { part_rows };
+        let part_rows = part_rows.min((PART_POSITIONS / geometry.output[1].max(1)).max(1));
+        Self { geometry, part_rows }
+    }
+
+    /// The number of parts.
+    pub fn parts(&self) -> usize {
+        (self.geometry.batch * self.geometry.output[0]).div_ceil(self.part_rows).max(1)
+    }
+
+    /// The gradients of the weights of some channels of a group, from one part of the rows.
+    fn part(&self, part: usize, group: usize, channels: Range<usize>, (x, dy): (&[f32], &[f32]), to: &Writer<'_, f32>) {
+        let g = &self.geometry;
+        let (width, height) = (g.output[1], g.output[0].max(1));
+        let rows = channels.len() * g.taps();
+        let (mut row, end) = (part * self.part_rows, ((part + 1) * self.part_rows).min(g.batch * g.output[0]));
+        let size = g.positions().div_ceil(g.positions().div_ceil(WEIGHT_BLOCK).max(1));
+        with_scratch([rows * size, band_size(g, size), g.outputs * rows], |[columns, band, sums]| {
+            sums.fill(0.0);
+            while row < end {
+                let (image, first) = (row / height, row % height);
+                let last = height.min(first + end - row);
+                let plane = image * g.groups + group;
+                let x = &x[(plane * g.channels + channels.start) * g.pixels()..][..channels.len() * g.pixels()];
+                let dy = &dy[plane * g.outputs * g.positions()..(plane + 1) * g.outputs * g.positions()];
+                for range in blocks(first * width..last * width, size) {
+                    self.block((x, dy), range, [columns, band, sums], rows);
+                }
+                row += last - first;
+            }
+            for output in 0..g.outputs {
+                let start = ((part * g.groups + group) * g.outputs + output) * g.depth() + channels.start * g.taps();
+                // SAFETY: the rows of parts, groups, outputs and ranges of channels are disjoint.
+                let to = unsafe { to.range(start, rows) };
+                let sums = sums[output..].iter().step_by(g.outputs);
+                to.iter_mut().zip(sums).for_each(|(to, sum)| *to = *sum);
+            }
+        });
+    }
+
+    /// Adds columns dy^T over a block of positions of one image to the sums, `[rows, outputs]`: that way round it is dy,
+    /// the smaller one, that `gemm` has to copy first.
+    fn block(&self, (x, dy): (&[f32], &[f32]), range: Range<usize>, buffers: [&mut [f32]; 3], rows: usize) {
+        let (g, count, [columns, band, sums]) = (&self.geometry, range.len(), buffers);
+        let dy = Matrix { values: &dy[range.start.min(dy.len())..], row: 1, column: g.positions() };
+        let columns = if g.is_matrix() {
+            Matrix { values: &x[range.start..], row: g.pixels(), column: 1 }
+        } else {
+            let columns = &mut columns[..rows * count];
+            unfold(g, x, range, columns, band);
+            Matrix { values: columns, row: count, column: 1 }
+        };
+        multiply_here((rows, g.outputs, count), (columns, dy), (sums, g.outputs), true);
+    }
+}
+
+impl Kernel for ConvBackwardWeight {
+    fn name(&self) -> &'static str {
+        "conv2d_backward_weight"
+    }
+
+    fn check(&self, inputs: &[usize], outputs: &[usize]) -> Result<(), &'static str> {
+        let (&[x, dy], &[parts]) = (inputs, outputs) else { return Err("two inputs and one output") };
+        let g = &self.geometry;
+        let inside = g.input_count() <= x && g.output_count() <= dy && self.parts() * g.weight_count() <= parts;
+        if g.is_sound() && inside { Ok(()) } else { Err("an operand of conv2d_backward_weight leaves its slice") }
+    }
+
+    fn run(&self, args: &mut Args<'_>) {
+        let g = &self.geometry;
+        let inputs = (args.input::<f32>(0), args.input::<f32>(1));
+        let to = &mut args.output::<f32>(0)[..self.parts() * g.weight_count()];
+        if to.is_empty() {
+            return;
+        }
+        let to = Writer::new(to);
+        let pieces = channel_blocks(g);
+        let work = g.outputs * g.depth() * self.part_rows * g.output[1] / pieces.len().max(1);
+        let tasks = (0..self.parts() * g.groups * pieces.len()).into_par_iter();
+        tasks.with_min_len((SMALL / work.max(1)).max(1)).for_each(|task| {
+            let (plane, channels) = (task / pieces.len(), pieces[task % pieces.len()].clone());
+            self.part(plane / g.groups, plane % g.groups, channels, inputs, &to);
+        });
+    }
+
+    /// A workgroup computes 256 weights of each of 4 outputs.
+    fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
+        let g = &self.geometry;
+        let params = ConvWeightParams {
+            batch: g.batch as u32,
+            groups: g.groups as u32,
+            channels: g.channels as u32,
+            outputs: g.outputs as u32,
+            input_height: g.input[0] as u32,
+            input_width: g.input[1] as u32,
+            output_height: g.output[0] as u32,
+            output_width: g.output[1] as u32,
+            kernel_height: g.kernel[0] as u32,
+            kernel_width: g.kernel[1] as u32,
+            stride_height: g.stride[0] as u32,
+            stride_width: g.stride[1] as u32,
+            padding_height: g.padding[0] as u32,
+            padding_width: g.padding[1] as u32,
+            dilation_height: g.dilation[0] as u32,
+            dilation_width: g.dilation[1] as u32,
+            parts: self.parts() as u32,
+            part_rows: self.part_rows as u32,
+        };
+        let groups = self.parts() * g.groups * g.outputs.div_ceil(4) * g.depth().div_ceil(256);
+        let shader = Shader::File { name: "conv2d_backward_weight", constants: vec![] };
+        (groups > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(groups) })
+    }
+}

@@ -1,0 +1,135 @@
+//! Trains a small transformer to write text, character by character.
+//!
+//! ```text
+//! cargo run --release --example char_gpt                       # learns the style of this project's own documents
+//! cargo run --release --example char_gpt -- --text FILE        # of any text
+//! ```
+#![expect(clippy::print_stdout, reason = "examples talk to their user")]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Parser;
+use everstep::nn::transformer::{Gpt, GptConfig};
+use everstep::prelude::*;
+use everstep_examples::params_hash;
+
+/// Trains a small transformer to write text like that of a file.
+#[derive(Parser)]
+struct Args {
+    /// The text; without it, this project's own documents.
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// The device: auto, cpu, gpu, gpu:0, gpu:NAME.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Training steps.
+    #[arg(long, default_value_t = 2000)]
+    steps: usize,
+    /// Texts per step.
+    #[arg(long, default_value_t = 12)]
+    batch: usize,
+    /// Characters that the model sees at most.
+    #[arg(long, default_value_t = 64)]
+    context: usize,
+    /// Seed of the parameters, the batches and the sample.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Characters of the sample at the end.
+    #[arg(long, default_value_t = 400)]
+    sample: usize,
+    /// Ends with one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+const DOCUMENTS: &str = concat!(
+    include_str!("../README.md"),
+    include_str!("../docs/ARCHITECTURE.md"),
+    include_str!("../docs/ADD_AN_OP.md"),
+    include_str!("../CHANGELOG.md"),
+);
+
+fn main() -> everstep::Result<()> {
+    let args = Args::parse();
+    let (device, start) = (Device::from_name(&args.device)?, Instant::now());
+    let data = match &args.text {
+        Some(path) => CharDataset::from_path(path, args.context)?,
+        None => CharDataset::new(DOCUMENTS, args.context)?,
+    };
+    let vocabulary = data.vocabulary().clone();
+    println!("device {device}, {} characters of {} kinds", data.tokens().len(), vocabulary.len());
+    let (train, test) = data.split(0.9)?;
+    let test = test.with_stride(args.context)?;
+
+    let mut generator = Generator::new(args.seed);
+    let model = GptConfig::new(vocabulary.len(), 128, 4, 4, args.context).init(&mut generator, &device)?;
+    let rule = AdamW::new(1e-3).betas(0.9, 0.99).weight_decay(0.1);
+    let mut optimizer = rule.build(&model)?.clip_norm(1.0)?;
+    let mut train = Loader::new(train, LoaderConfig::new(args.batch).shuffle(args.seed).prefetch(2), &device)?;
+    let mut test = Loader::new(test, LoaderConfig::new(64), &device)?;
+
+    let mut mean = Mean::new();
+    let mut step = 0;
+    while step < args.steps {
+        for batch in train.epoch().take(args.steps - step) {
+            let batch = batch?;
+            let loss = model.forward(&batch.x)?.cross_entropy(&batch.y)?;
+            loss.backward()?;
+            optimizer.step(&loss)?;
+            step += 1;
+            let records = optimizer.take_records();
+            records.iter().for_each(|record| mean.add(f64::from(record.loss), 1));
+            if step % 200 == 0 {
+                println!("step {step}: loss {:.4}", mean.value().unwrap_or(f64::NAN));
+                mean = Mean::new();
+            }
+        }
+    }
+    optimizer.finish()?;
+
+    let val_loss = validate(&model, &mut test)?;
+    println!("{}\n\nvalidation loss {val_loss:.4} after {:.1} s\n", model.summary(), start.elapsed().as_secs_f64());
+    println!("{}", sample(&model, &vocabulary, &args, &device)?);
+    if args.json {
+        let result = serde_json::json!({
+            "device": device.to_string(),
+            "val_loss": val_loss,
+            "steps": optimizer.gate().committed(),
+            "seconds": start.elapsed().as_secs_f64(),
+            "params_hash": params_hash(&model)?,
+        });
+        println!("{result}");
+    }
+    Ok(())
+}
+
+/// The mean loss per character of a text that the model has not seen.
+fn validate(model: &Gpt, test: &mut Loader) -> everstep::Result<f64> {
+    let mut mean = Mean::new();
+    for batch in test.epoch() {
+        let batch = batch?;
+        let loss = no_grad(|| model.forward(&batch.x)?.cross_entropy(&batch.y))?;
+        mean.add(f64::from(loss.item::<f32>()?), batch.y.count());
+    }
+    Ok(mean.value().unwrap_or(f64::NAN))
+}
+
+/// Text that the model writes: each character drawn by the probabilities that it gives.
+fn sample(model: &Gpt, vocabulary: &Vocabulary, args: &Args, device: &Device) -> everstep::Result<String> {
+    let mut generator = Generator::new(args.seed).fork();
+    let mut tokens = vec![vocabulary.token('\n').unwrap_or(0)];
+    for _ in 0..args.sample {
+        let seen = &tokens[tokens.len().saturating_sub(args.context)..];
+        let input = Tensor::from_slice(seen, &[1, seen.len()], device)?;
+        let logits = no_grad(|| model.forward(&input))?.slice(1, seen.len() - 1..)?;
+        let probabilities = logits.softmax(-1)?.to_vec::<f32>()?;
+        let mut rest = generator.uniform();
+        let drawn = probabilities.iter().position(|probability| {
+            rest -= probability;
+            rest < 0.0
+        });
+        tokens.push(drawn.unwrap_or(probabilities.len() - 1) as u32);
+    }
+    Ok(vocabulary.decode(&tokens)?)
+}

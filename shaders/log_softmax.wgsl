@@ -1,0 +1,46 @@
+// uses: shared/activation, shared/float_bits, shared/index, shared/tree
+
+// y = x - max x - log sum e^(x - max x) per row. A NaN or plus infinity makes its whole row NaN, and so does a row of
+// nothing but minus infinity; a minus infinity among other numbers stays.
+//
+// Shapes: x, y [rows, columns], contiguous.
+// Threads: one workgroup of 64 per row; thread t takes columns t, t + 64, .., and trees join the threads.
+// Bytes: x three times (after the first from the cache), y once: 16 per element at most, 8 with a cache.
+// Operations: one exponential per element, one logarithm per row.
+
+const LANES: u32 = 64u;
+
+struct Params {
+    rows: u32,
+    columns: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = workgroup_number(id, count);
+    if row >= params.rows {
+        return;
+    }
+    let start = row * params.columns;
+    var part = f32_from_bits(0xff800000u);
+    for (var column = lane; column < params.columns; column += LANES) {
+        part = max_f32(part, x[start + column]);
+    }
+    let largest = tree_max(lane, part);
+    part = 0.0;
+    for (var column = lane; column < params.columns; column += LANES) {
+        part += exp_f32(x[start + column] - largest);
+    }
+    let total = log_f32(tree_sum(lane, part));
+    for (var column = lane; column < params.columns; column += LANES) {
+        y[start + column] = (x[start + column] - largest) - total;
+    }
+}

@@ -1,0 +1,41 @@
+// uses: shared/activation, shared/index, shared/tree
+
+// dx = g - e^y sum g per row: the gradient of log_softmax, from its value.
+//
+// Shapes: y, g, dx [rows, columns], contiguous.
+// Threads: one workgroup of 64 per row; thread t takes columns t, t + 64, .., and a tree joins the threads.
+// Bytes: g twice (the second time from the cache), y and dx once: 16 per element at most, 12 with a cache.
+// Operations: one exponential per element.
+
+const LANES: u32 = 64u;
+
+struct Params {
+    rows: u32,
+    columns: u32,
+}
+
+@group(0) @binding(0) var<storage, read> y: array<f32>;
+@group(0) @binding(1) var<storage, read> gradient: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+@group(1) @binding(0) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = workgroup_number(id, count);
+    if row >= params.rows {
+        return;
+    }
+    let start = row * params.columns;
+    var part = 0.0;
+    for (var column = lane; column < params.columns; column += LANES) {
+        part += gradient[start + column];
+    }
+    let total = tree_sum(lane, part);
+    for (var column = lane; column < params.columns; column += LANES) {
+        dx[start + column] = gradient[start + column] - exp_f32(y[start + column]) * total;
+    }
+}
