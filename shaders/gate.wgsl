@@ -3,7 +3,7 @@
 // Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 // record; counts a committed step; clears the status.
 //
-// Shapes: partials u32 [blocks, 4] of health.wgsl, loss (bits), the control block (control.rs), the status, the record
+// Shapes: partials u32 [blocks + buffer_blocks, 4] of health.wgsl, of gradients and then of pending buffers, loss (bits), the control block (control.rs), the status, the record
 // u32 [RECORD_WORDS].
 // Threads: a single one, so that the blocks are added in their order.
 // Bytes: 16 per block, and some hundred. Operations: a few per block.
@@ -14,6 +14,7 @@ struct Params {
     groups: u32,
     on_fault: u32, // verdict on a faulty step
     max_norm: f32, // 0: no clipping
+    buffer_blocks: u32,
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<u32>;
@@ -43,6 +44,15 @@ fn read_gradients() -> Gradients {
     return Gradients(sqrt_f32(squares), largest, non_finite);
 }
 
+// Whether an element of the pending buffers is not finite.
+fn buffers_are_bad() -> bool {
+    var bad = 0u;
+    for (var block = params.blocks; block < params.blocks + params.buffer_blocks; block += 1u) {
+        bad |= partials[4u * block + 2u];
+    }
+    return bad != 0u;
+}
+
 fn read_faults(gradients: Gradients, loss: u32) -> u32 {
     let row = control[COMMITTED] - control[START];
     let overflow = gradients.non_finite == 0u && is_non_finite(gradients.norm);
@@ -51,7 +61,8 @@ fn read_faults(gradients: Gradients, loss: u32) -> u32 {
         | select(0u, FAULT_NORM, overflow)
         | select(0u, FAULT_DATA, status[0] != 0u)
         | select(0u, FAULT_SCHEDULE, row >= control[ROWS])
-        | select(0u, FAULT_HELD, control[HELD] != 0u);
+        | select(0u, FAULT_HELD, control[HELD] != 0u)
+        | select(0u, FAULT_BUFFER, buffers_are_bad());
 }
 
 // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1; 1 for a norm that is NaN, where no step commits.

@@ -40,6 +40,7 @@ pub const FILES: &[(&str, &str)] = table![
     "reduce_columns",
     "rmsprop",
     "scatter_add",
+    "settle",
     "sgd",
     "softmax",
     "softmax_backward",

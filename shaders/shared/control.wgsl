@@ -22,3 +22,4 @@ const FAULT_NORM: u32 = 4u;
 const FAULT_DATA: u32 = 8u;
 const FAULT_SCHEDULE: u32 = 16u;
 const FAULT_HELD: u32 = 32u;
+const FAULT_BUFFER: u32 = 64u;

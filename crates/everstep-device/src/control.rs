@@ -67,6 +67,8 @@ pub mod fault {
     pub const SCHEDULE: u32 = 16;
     /// An earlier step holds this one.
     pub const HELD: u32 = 32;
+    /// A running buffer would become not finite.
+    pub const BUFFER: u32 = 64;
 }
 
 /// First word of the schedule of a control block for `groups` groups.

@@ -10,11 +10,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Layer, Module};
 
-/// Layers that are one method of a tensor.
+/// The lines of an example: what a layer makes of two numbers.
+macro_rules! example {
+    ($layer:expr, [$($x:expr),+] => [$($y:expr),+]) => {
+        concat!(
+            "```\n# use everstep_nn::*;\n# use everstep_tensor::{Device, Tensor};\n",
+            "let x = Tensor::from_slice(&[", $(stringify!($x), "f32, ",)+ "], &[2], &Device::cpu())?;\n",
+            "assert_eq!(", $layer, ".forward(&x)?.to_vec::<f32>()?, [", $(stringify!($y), ", ",)+ "]);\n",
+            "# Ok::<(), everstep_tensor::Error>(())\n```"
+        )
+    };
+}
+
+/// Layers that are one method of a tensor, `Name => method: example`.
 macro_rules! plain {
-    ($($(#[$doc:meta])* $name:ident => $method:ident;)+) => {
+    ($($(#[$doc:meta])* $name:ident => $method:ident: [$($x:expr),+] => [$($y:expr),+];)+) => {
         $(
             $(#[$doc])*
+            ///
+            #[doc = example!(stringify!($name), [$($x),+] => [$($y),+])]
             #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Module)]
             #[module(crate = everstep_nn)]
             pub struct $name;
@@ -30,15 +44,15 @@ macro_rules! plain {
 
 plain! {
     /// x where positive, else 0: see [`Tensor::relu`].
-    Relu => relu;
+    Relu => relu: [2.0, -3.0] => [2.0, 0.0];
     /// x Phi(x), by erf: see [`Tensor::gelu`].
-    Gelu => gelu;
+    Gelu => gelu: [0.0, 20.0] => [0.0, 20.0];
     /// GELU by its tanh approximation: see [`Tensor::gelu_tanh`].
-    GeluTanh => gelu_tanh;
+    GeluTanh => gelu_tanh: [0.0, 20.0] => [0.0, 20.0];
     /// Hyperbolic tangent: see [`Tensor::tanh`].
-    Tanh => tanh;
+    Tanh => tanh: [0.0, 20.0] => [0.0, 1.0];
     /// 1 / (1 + e^-x): see [`Tensor::sigmoid`].
-    Sigmoid => sigmoid;
+    Sigmoid => sigmoid: [0.0, 100.0] => [0.5, 1.0];
 }
 
 /// A layer that is a function of the table of x and the layer's numbers.
@@ -61,16 +75,22 @@ macro_rules! function {
 }
 
 /// Sigmoid linear unit (Elfwing et al., 2018): x / (1 + e^-x).
+///
+#[doc = example!("Silu", [0.0, 100.0] => [0.0, 100.0])]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Module)]
 #[module(crate = everstep_nn)]
 pub struct Silu;
 
 /// ln(1 + e^x).
+///
+#[doc = example!("Softplus", [100.0, -200.0] => [100.0, 0.0])]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Module)]
 #[module(crate = everstep_nn)]
 pub struct Softplus;
 
 /// x where positive, else `negative_slope` x (Maas et al., 2013).
+///
+#[doc = example!("LeakyRelu { negative_slope: 0.25 }", [3.0, -2.0] => [3.0, -0.5])]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Module)]
 #[serde(deny_unknown_fields, default)]
 #[module(crate = everstep_nn)]
@@ -87,6 +107,8 @@ impl Default for LeakyRelu {
 }
 
 /// Exponential linear unit (Clevert et al., 2016): x where positive, else `alpha` (e^x - 1).
+///
+#[doc = example!("Elu { alpha: 2.0 }", [3.0, -100.0] => [3.0, -2.0])]
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, Module)]
 #[serde(deny_unknown_fields, default)]
 #[module(crate = everstep_nn)]
@@ -112,8 +134,9 @@ function!(Elu => ELU(alpha));
 /// ```
 /// # use everstep_nn::{Flatten, Layer};
 /// # use everstep_tensor::{Device, Tensor};
-/// let x = Tensor::zeros(&[2, 3, 4, 4], &Device::cpu())?;
-/// assert_eq!(Flatten.forward(&x)?.shape(), &[2, 48]);
+/// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 2, 2], &Device::cpu())?;
+/// assert_eq!(Flatten.forward(&x)?.shape(), &[1, 4]);
+/// assert_eq!(Flatten.forward(&x)?.to_vec::<f32>()?, [1.0, 2.0, 3.0, 4.0]);
 /// # Ok::<(), everstep_tensor::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Module)]

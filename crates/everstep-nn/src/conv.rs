@@ -61,11 +61,24 @@ impl Beginning<'_> {
     }
 }
 
-/// A layer of one number of dimensions: its settings, its parameters, its forward pass.
+/// The lines of an example, put together from parts.
+macro_rules! example {
+    ($($part:expr),+ $(,)?) => {
+        concat!(
+            "```\n# use everstep_nn::*;\n# use everstep_tensor::{Activation, Device, Generator, Tensor};\n",
+            "# let (device, mut generator) = (Device::cpu(), Generator::new(0));\n",
+            $($part,)+
+            "\n# Ok::<(), everstep_nn::Error>(())\n```"
+        )
+    };
+}
+
+/// A layer of one number of dimensions: its settings, its parameters, its forward pass. `$image` is the shape of an image
+/// of two pixels each way, for the examples, and `$sum` the sum of its pixels where each is 1.
 macro_rules! layer {
     (
         $(#[$doc:meta])* $layer:ident, $config:ident, $method:ident, $size:ty, $argument:ty,
-        |$kernel:ident| $sizes:expr, $taps:literal
+        |$kernel:ident| $sizes:expr, $taps:literal, $image:literal, $sum:literal
     ) => {
         #[doc = concat!("Settings of a [`", stringify!($layer), "`] layer.")]
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +115,11 @@ macro_rules! layer {
 
         impl $config {
             /// A layer with this kernel, stride 1, no padding, a bias and PyTorch's initialisation.
+            ///
+            #[doc = example!(
+                "let layer = ", stringify!($config), "::new(1, 8, 2).init(&mut generator, &device)?;\n",
+                "assert_eq!(layer.forward(&Tensor::ones(&", $image, ", &device)?)?.to_vec::<f32>()?.len(), 8);",
+            )]
             pub fn new(in_channels: usize, out_channels: usize, kernel: $argument) -> Self {
                 let ConvOptions { stride, padding, dilation, groups } = ConvOptions::default();
                 let (kernel, weight_init) = (kernel.into(), default_init());
@@ -158,6 +176,12 @@ macro_rules! layer {
             /// # Errors
             /// [`Error::Setting`] for channels, groups or a kernel of 0, channels that are no multiple of the groups, or
             /// where an initial distribution is none; those of making a tensor.
+            ///
+            #[doc = example!(
+                "let config = ", stringify!($config), "::new(1, 1, 2).bias(false).weight_init(Init::Constant(0.5));\n",
+                "let layer = config.init(&mut generator, &device)?;\n",
+                "assert!(layer.weight.tensor().to_vec::<f32>()?.iter().all(|&weight| weight == 0.5));",
+            )]
             pub fn init(&self, generator: &mut Generator, device: &Device) -> Result<$layer> {
                 let $kernel = self.kernel;
                 let beginning = Beginning {
@@ -197,6 +221,12 @@ macro_rules! layer {
             ///
             /// # Errors
             /// [`everstep_tensor::Error::Shapes`] where x has other channels, or is smaller than the kernel.
+            ///
+            #[doc = example!(
+                "let config = ", stringify!($config), "::new(1, 1, 2).bias(false).weight_init(Init::Constant(1.0));\n",
+                "let layer = config.init(&mut generator, &device)?;\n",
+                "assert_eq!(layer.forward(&Tensor::ones(&", $image, ", &device)?)?.to_vec::<f32>()?, [", $sum, "]);",
+            )]
             pub fn forward(&self, x: &Tensor) -> everstep_tensor::Result<Tensor> {
                 self.forward_with(x, Activation::None)
             }
@@ -205,6 +235,12 @@ macro_rules! layer {
             ///
             /// # Errors
             #[doc = concat!("As [`", stringify!($layer), "::forward`].")]
+            ///
+            #[doc = example!(
+                "let layer = ", stringify!($config), "::new(1, 1, 2).bias_init(Init::Constant(-9.0)).init(&mut generator, &device)?;\n",
+                "let x = Tensor::ones(&", $image, ", &device)?;\n",
+                "assert_eq!(layer.forward_with(&x, Activation::Relu)?.to_vec::<f32>()?, [0.0]);",
+            )]
             pub fn forward_with(&self, x: &Tensor, activation: Activation) -> everstep_tensor::Result<Tensor> {
                 let bias = self.bias.as_ref().map(Parameter::tensor);
                 x.$method(&self.weight.tensor(), bias.as_ref(), &self.options, activation)
@@ -245,7 +281,8 @@ layer! {
     /// assert_eq!(layer.forward_with(&x, Activation::Relu)?.shape(), &[2, 8, 5, 7]);
     /// # Ok::<(), everstep_nn::Error>(())
     /// ```
-    Conv2d, Conv2dConfig, conv2d, Pair, impl Into<Pair>, |kernel| kernel.0, "kernel height, kernel width"
+    Conv2d, Conv2dConfig, conv2d, Pair, impl Into<Pair>, |kernel| kernel.0, "kernel height, kernel width",
+    "[1, 1, 2, 2]", "4.0"
 }
 
 layer! {
@@ -260,5 +297,5 @@ layer! {
     /// assert_eq!(layer.forward(&Tensor::ones(&[2, 3, 9], &device)?)?.shape(), &[2, 4, 3]);
     /// # Ok::<(), everstep_nn::Error>(())
     /// ```
-    Conv1d, Conv1dConfig, conv1d, usize, usize, |kernel| [kernel], "kernel"
+    Conv1d, Conv1dConfig, conv1d, usize, usize, |kernel| [kernel], "kernel", "[1, 1, 2]", "2.0"
 }

@@ -27,6 +27,15 @@ impl Embedding {
     ///
     /// # Errors
     /// Those of making a tensor.
+    ///
+    /// ```
+    /// # use everstep_nn::Embedding;
+    /// # use everstep_tensor::{Device, Generator};
+    /// # let (device, mut generator) = (Device::cpu(), Generator::new(0));
+    /// let table = Embedding::new(100, 16, &mut generator, &device)?;
+    /// assert!(table.weight.tensor().mean_all()?.item::<f32>()?.abs() < 0.1);
+    /// # Ok::<(), everstep_nn::Error>(())
+    /// ```
     pub fn new(count: usize, width: usize, generator: &mut Generator, device: &Device) -> Result<Self> {
         Self::with_init(count, width, Init::Normal { std: 1.0 }, generator, device)
     }
@@ -35,6 +44,15 @@ impl Embedding {
     ///
     /// # Errors
     /// [`crate::Error::Setting`] where it is none.
+    ///
+    /// ```
+    /// # use everstep_nn::{Embedding, Init};
+    /// # use everstep_tensor::{Device, Generator};
+    /// # let (device, mut generator) = (Device::cpu(), Generator::new(0));
+    /// let table = Embedding::with_init(10, 2, Init::Constant(0.5), &mut generator, &device)?;
+    /// assert_eq!(table.weight.tensor().to_vec::<f32>()?, [0.5; 20]);
+    /// # Ok::<(), everstep_nn::Error>(())
+    /// ```
     pub fn with_init(
         count: usize,
         width: usize,
@@ -51,6 +69,17 @@ impl Embedding {
     ///
     /// # Errors
     /// [`everstep_tensor::Error::DTypes`]. An id at or above the count is found on the device, see [`Tensor::embedding`].
+    ///
+    /// ```
+    /// # use everstep_nn::Embedding;
+    /// # use everstep_tensor::{Device, Generator, Tensor};
+    /// # let (device, mut generator) = (Device::cpu(), Generator::new(0));
+    /// let table = Embedding::new(3, 2, &mut generator, &device)?;
+    /// table.weight.set(&Tensor::from_slice(&[0.0f32, 1.0, 10.0, 11.0, 20.0, 21.0], &[3, 2], &device)?)?;
+    /// let ids = Tensor::from_slice(&[2u32, 0], &[2], &device)?;
+    /// assert_eq!(table.forward(&ids)?.to_vec::<f32>()?, [20.0, 21.0, 0.0, 1.0]);
+    /// # Ok::<(), everstep_nn::Error>(())
+    /// ```
     pub fn forward(&self, ids: &Tensor) -> everstep_tensor::Result<Tensor> {
         self.weight.tensor().embedding(ids)
     }

@@ -73,11 +73,27 @@ pub struct Sequential {
 
 impl Sequential {
     /// No layers: what goes in comes out.
+    ///
+    /// ```
+    /// # use everstep_nn::Sequential;
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, -2.0], &[2], &Device::cpu())?;
+    /// assert_eq!(Sequential::new().forward(&x)?.to_vec::<f32>()?, [1.0, -2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// With one more layer at the end.
+    ///
+    /// ```
+    /// # use everstep_nn::{Relu, Sequential};
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, -2.0], &[2], &Device::cpu())?;
+    /// assert_eq!(Sequential::new().with(Relu).forward(&x)?.to_vec::<f32>()?, [1.0, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn with(mut self, layer: impl Layer + 'static) -> Self {
         self.push(layer);
@@ -85,16 +101,33 @@ impl Sequential {
     }
 
     /// Adds a layer at the end.
+    ///
+    /// ```
+    /// # use everstep_nn::{Relu, Sequential};
+    /// let mut model = Sequential::new();
+    /// (0..3).for_each(|_| model.push(Relu));
+    /// assert_eq!(model.len(), 3);
+    /// ```
     pub fn push(&mut self, layer: impl Layer + 'static) {
         self.layers.push(Box::new(layer));
     }
 
     /// The number of layers.
+    ///
+    /// ```
+    /// # use everstep_nn::{Relu, Sequential};
+    /// assert_eq!(Sequential::new().with(Relu).len(), 1);
+    /// ```
     pub fn len(&self) -> usize {
         self.layers.len()
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// # use everstep_nn::Sequential;
+    /// assert!(Sequential::new().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
@@ -103,6 +136,15 @@ impl Sequential {
     ///
     /// # Errors
     /// Those of the layers.
+    ///
+    /// ```
+    /// # use everstep_nn::{Relu, Sequential, Tanh};
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let model = Sequential::new().with(Relu).with(Tanh);
+    /// let x = Tensor::from_slice(&[100.0f32, -100.0], &[2], &Device::cpu())?;
+    /// assert_eq!(model.forward(&x)?.to_vec::<f32>()?, [1.0, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn forward(&self, x: &Tensor) -> everstep_tensor::Result<Tensor> {
         self.layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x))
     }

@@ -3,6 +3,7 @@
 extern crate self as everstep_nn;
 
 mod activation;
+mod attention;
 mod conv;
 mod dropout;
 mod embedding;
@@ -19,6 +20,7 @@ pub mod safetensors;
 pub mod transformer;
 
 pub use activation::{Elu, Flatten, Gelu, GeluTanh, LeakyRelu, Relu, Sigmoid, Silu, Softplus, Tanh};
+pub use attention::MultiHeadAttention;
 pub use conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
@@ -28,6 +30,6 @@ pub use init::{Fan, Init};
 pub use layer::{Layer, Sequential};
 pub use linear::{Linear, LinearConfig};
 pub use module::{Item, Mode, Module, Summary, Visitor};
-pub use norm::{GroupNorm, LayerNorm, RmsNorm};
+pub use norm::{BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RmsNorm};
 pub use pattern::Pattern;
 pub use pool::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};

@@ -29,6 +29,15 @@ impl Reduction {
     ///
     /// # Errors
     /// Those of the reduction.
+    ///
+    /// ```
+    /// # use everstep_nn::loss::Reduction;
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let losses = Tensor::from_slice(&[1.0f32, 3.0], &[2], &Device::cpu())?;
+    /// assert_eq!(Reduction::Mean.apply(&losses)?.item::<f32>()?, 2.0);
+    /// assert_eq!(Reduction::Sum.apply(&losses)?.item::<f32>()?, 4.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn apply(self, loss: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mean => loss.mean_all(),

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use everstep_tensor::{Parameter, RandomStream, Shape};
+use everstep_tensor::{Parameter, RandomStream, RunningBuffer, Shape};
 
 use crate::{Error, Pattern, Result};
 
-/// Whether a layer trains: dropout drops only then.
+/// Whether a layer trains: dropout drops only then, and batch norm uses the batch's own statistics.
 #[derive(Debug)]
 pub struct Mode(AtomicBool);
 
@@ -33,6 +33,8 @@ impl Mode {
 pub enum Item<'a> {
     /// A parameter.
     Parameter(&'a Parameter),
+    /// A buffer that its forward pass changes.
+    Buffer(&'a RunningBuffer),
     /// A layer's random numbers.
     Random(&'a RandomStream),
     /// A layer's mode.
@@ -99,6 +101,23 @@ pub trait Module {
         self.named_parameters().into_iter().map(|(_, parameter)| parameter).collect()
     }
 
+    /// Every running buffer with its name, such as `norm.running_mean`; a shared one once.
+    fn named_buffers(&self) -> Vec<(String, RunningBuffer)>
+    where
+        Self: Sized,
+    {
+        let mut list: Vec<(String, RunningBuffer)> = Vec::new();
+        let mut meet = |name: &str, item: Item<'_>| {
+            if let Item::Buffer(buffer) = item
+                && !list.iter().any(|(_, known)| known.is(buffer))
+            {
+                list.push((name.to_string(), buffer.clone()));
+            }
+        };
+        self.visit(&mut Visitor::new(&mut meet));
+        list
+    }
+
     /// The random streams of its layers.
     fn random_streams(&self) -> Vec<RandomStream>
     where
@@ -114,7 +133,7 @@ pub trait Module {
         list
     }
 
-    /// Switches every layer to training: dropout drops.
+    /// Switches every layer to training: dropout drops, batch norm takes the batch's statistics.
     fn train(&self)
     where
         Self: Sized,
@@ -122,7 +141,7 @@ pub trait Module {
         set_training(self, true);
     }
 
-    /// Switches every layer to evaluation: dropout passes through.
+    /// Switches every layer to evaluation: dropout passes through, batch norm takes the running statistics.
     fn eval(&self)
     where
         Self: Sized,
@@ -238,6 +257,12 @@ impl fmt::Display for Summary {
 impl Module for Parameter {
     fn visit(&self, visitor: &mut Visitor<'_>) {
         visitor.item(Item::Parameter(self));
+    }
+}
+
+impl Module for RunningBuffer {
+    fn visit(&self, visitor: &mut Visitor<'_>) {
+        visitor.item(Item::Buffer(self));
     }
 }
 

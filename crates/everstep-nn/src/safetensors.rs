@@ -9,11 +9,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use everstep_tensor::{DType, Parameter, Tensor};
+use everstep_tensor::{DType, Parameter, RunningBuffer, Tensor};
 
 use crate::{Error, Item, Module, Pattern, Result, Visitor};
 
-/// How the tensors of a file find the parameters of a module.
+/// How the tensors of a file find the parameters and running buffers of a module.
 ///
 /// Each key of the file is renamed by the rules in the order they were given, each applied to what the one before it made;
 /// what comes out is looked up among the module's names.
@@ -148,19 +148,62 @@ pub struct LoadReport {
     pub unexpected: Vec<String>,
 }
 
-/// What a name of a module stands for; a tied parameter has several names.
-fn leaves(module: &impl Module) -> Vec<(String, Parameter)> {
-    let mut list = Vec::new();
-    let mut meet = |name: &str, item: Item<'_>| {
-        if let Item::Parameter(parameter) = item {
-            list.push((name.to_string(), parameter.clone()));
+/// What a name of a module stands for.
+#[derive(Clone)]
+enum Leaf {
+    Parameter(Parameter),
+    Buffer(RunningBuffer),
+}
+
+impl Leaf {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Parameter(own), Self::Parameter(other)) => own.is(other),
+            (Self::Buffer(own), Self::Buffer(other)) => own.is(other),
+            _ => false,
         }
+    }
+
+    fn tensor(&self) -> Tensor {
+        match self {
+            Self::Parameter(parameter) => parameter.tensor().detach(),
+            Self::Buffer(buffer) => buffer.tensor().detach(),
+        }
+    }
+
+    fn set(&self, value: &Tensor) -> everstep_tensor::Result<()> {
+        match self {
+            Self::Parameter(parameter) => parameter.set(value),
+            Self::Buffer(buffer) => buffer.set(value),
+        }
+    }
+}
+
+/// Every name with what it stands for; a tied parameter has several names.
+fn leaves(module: &impl Module) -> Vec<(String, Leaf)> {
+    let mut list = Vec::new();
+    let mut meet = |name: &str, item: Item<'_>| match item {
+        Item::Parameter(parameter) => list.push((name.to_string(), Leaf::Parameter(parameter.clone()))),
+        Item::Buffer(buffer) => list.push((name.to_string(), Leaf::Buffer(buffer.clone()))),
+        _ => {}
     };
     module.visit(&mut Visitor::new(&mut meet));
     list
 }
 
-/// Writes the values of a module's parameters, as f32 under their names; a tied one once, under its first name.
+/// The same, each once, under its first name.
+fn distinct_leaves(module: &impl Module) -> Vec<(String, Leaf)> {
+    let mut list: Vec<(String, Leaf)> = Vec::new();
+    for (name, leaf) in leaves(module) {
+        if !list.iter().any(|(_, known)| known.is(&leaf)) {
+            list.push((name, leaf));
+        }
+    }
+    list
+}
+
+/// Writes the values of a module's parameters and the committed ones of its running buffers, as f32 under their names; a
+/// tied one once, under its first name.
 ///
 /// The file is written beside `path` and then renamed, so that whatever fails, there is never half of one.
 ///
@@ -184,10 +227,10 @@ fn leaves(module: &impl Module) -> Vec<(String, Parameter)> {
 pub fn save_safetensors(module: &impl Module, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     let mut data = Vec::new();
-    for (name, parameter) in module.named_parameters() {
-        let values = parameter.tensor().detach().to_vec::<f32>()?;
+    for (name, leaf) in distinct_leaves(module) {
+        let values = leaf.tensor().to_vec::<f32>()?;
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        data.push((name, parameter.shape().to_vec(), bytes));
+        data.push((name, leaf.tensor().shape().to_vec(), bytes));
     }
     let failed =
         |reason: ::safetensors::SafeTensorError| Error::Format { path: path.into(), reason: reason.to_string() };
@@ -224,10 +267,11 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// Gives the parameters of a module the values of a file.
+/// Gives the parameters and running buffers of a module the values of a file.
 ///
 /// Elements of f32, f16, bf16 and f64 become f32. Nothing is changed unless every check has passed. A tied parameter is
-/// found under any of its names; where the file has several, the first counts.
+/// found under any of its names; where the file has several, the first counts. PyTorch's `num_batches_tracked`, of which no
+/// layer here makes use, is left out where the module has no such name.
 ///
 /// # Errors
 /// [`Error::File`]; [`Error::Format`] where it is no safetensors file; [`Error::Keys`] where names are missing or
@@ -249,52 +293,49 @@ pub fn load_safetensors(module: &impl Module, path: impl AsRef<Path>, options: &
         }
     }
     let transposed = options.transposed.iter().map(|pattern| Pattern::new(pattern)).collect::<Result<Vec<_>>>()?;
-    let (mut report, mut changes) = (LoadReport::default(), Vec::<(Parameter, Tensor)>::new());
+    let (mut report, mut changes) = (LoadReport::default(), Vec::<(Leaf, Tensor)>::new());
     let leaves = leaves(module);
-    for (name, parameter) in &leaves {
+    for (name, leaf) in &leaves {
         let Some(key) = wanted.remove(name) else { continue };
         report.loaded.push(name.clone());
-        if changes.iter().any(|(known, _)| known.is(parameter)) {
+        if changes.iter().any(|(known, _)| known.is(leaf)) {
             continue;
         }
         let view = file.tensor(key).map_err(|error| Error::Format { path: path.into(), reason: error.to_string() })?;
         let transpose = transposed.iter().any(|pattern| pattern.matches(name));
-        changes.push((parameter.clone(), value_of(key, &view, parameter, transpose)?));
+        changes.push((leaf.clone(), value_of(key, &view, leaf, transpose)?));
     }
-    let found = |parameter: &Parameter| changes.iter().any(|(known, _)| known.is(parameter));
-    report.missing = module
-        .named_parameters()
-        .into_iter()
-        .filter(|(_, parameter)| !found(parameter))
-        .map(|(name, _)| name)
-        .collect();
+    let found = |leaf: &Leaf| changes.iter().any(|(known, _)| known.is(leaf));
+    report.missing =
+        distinct_leaves(module).into_iter().filter(|(_, leaf)| !found(leaf)).map(|(name, _)| name).collect();
+    wanted.retain(|name, _| name.rsplit('.').next() != Some("num_batches_tracked"));
     report.unexpected = wanted.into_values().map(String::from).collect();
     let whole = report.missing.is_empty() && report.unexpected.is_empty();
     if !whole && !options.partial {
         let LoadReport { missing, unexpected, .. } = report;
         return Err(Error::Keys { path: path.into(), missing, unexpected });
     }
-    changes.iter().try_for_each(|(parameter, value)| parameter.set(value))?;
+    changes.iter().try_for_each(|(leaf, value)| leaf.set(value))?;
     Ok(report)
 }
 
-/// A tensor of the file as a value of the parameter.
-fn value_of(key: &str, view: &TensorView<'_>, parameter: &Parameter, transpose: bool) -> Result<Tensor> {
-    if parameter.dtype() != DType::F32 {
-        return Err(everstep_tensor::Error::DTypes { op: "load_safetensors", found: vec![parameter.dtype()] }.into());
+/// A tensor of the file as a value of the leaf.
+fn value_of(key: &str, view: &TensorView<'_>, leaf: &Leaf, transpose: bool) -> Result<Tensor> {
+    let present = leaf.tensor();
+    if present.dtype() != DType::F32 {
+        return Err(everstep_tensor::Error::DTypes { op: "load_safetensors", found: vec![present.dtype()] }.into());
     }
     let mut shape = view.shape().to_vec();
     let matrix = shape.len() == 2;
     if transpose && matrix {
         shape.reverse();
     }
-    if shape != parameter.shape()[..] || (transpose && !matrix) {
-        let (file, model) = (view.shape().to_vec(), *parameter.shape());
+    if shape != present.shape()[..] || (transpose && !matrix) {
+        let (file, model) = (view.shape().to_vec(), *present.shape());
         return Err(Error::FileShape { key: key.into(), file, model, transposed: transpose });
     }
     let values = floats(key, view)?;
-    let device = parameter.device();
-    let tensor = Tensor::from_vec(values, view.shape(), &device)?;
+    let tensor = Tensor::from_vec(values, view.shape(), present.device())?;
     Ok(if transpose { tensor.t()?.contiguous()? } else { tensor })
 }
 

@@ -76,7 +76,8 @@ impl Optimizer {
         model: &impl Module,
     ) -> Result<Self> {
         rules.iter().try_for_each(|rule| rule.check())?;
-        let arena = Arena::new(members)?;
+        let buffers: Vec<_> = model.named_buffers().into_iter().map(|(_, buffer)| buffer).collect();
+        let arena = Arena::with_buffers(members, &buffers)?;
         let states = rules.iter().map(|rule| rule.states()).max().unwrap_or(0);
         let states = (0..states).map(|_| arena.state()).collect::<Result<_, _>>()?;
         let options = StepOptions::default();
@@ -225,6 +226,7 @@ impl Optimizer {
         self.supply()?;
         self.gate.judge(&self.arena, loss)?;
         self.update()?;
+        self.gate.settle(&self.arena)?;
         self.arena.mark_changed();
         let mut records = Vec::new();
         let outcome = self.gate.deliver(&mut records);

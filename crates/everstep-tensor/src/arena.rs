@@ -1,14 +1,15 @@
 //! The arena: everything that training changes, each kind in one contiguous buffer.
 //!
 //! Values and gradients of all parameters lie in slots of the same offsets in two buffers, and so does each of an
-//! optimizer's states. So a gradient norm is one reduction, an update one dispatch, a snapshot one copy per buffer.
+//! optimizer's states. Running buffers lie in two more, committed and pending. So a gradient norm is one reduction, an
+//! update one dispatch, a snapshot one copy per buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use everstep_device::{ALIGNMENT, Buffer, DType, Device, Layout, Region, Shape};
 
-use crate::{Error, Parameter, Result, Tensor};
+use crate::{Error, Parameter, Result, RunningBuffer, Tensor};
 
 /// Parameters in contiguous buffers, group after group. While it lives, it owns them.
 pub struct Arena {
@@ -20,8 +21,17 @@ pub struct Arena {
     elements: usize,
     values: Buffer,
     gradients: Buffer,
+    running: Option<Running>,
     // Parameters hold this weakly, to know whether their arena still lives.
     _owner: Arc<()>,
+}
+
+/// What forward passes change: committed and pending, in slots of the same offsets.
+pub(crate) struct Running {
+    buffers: Vec<RunningBuffer>,
+    pub(crate) elements: usize,
+    pub(crate) committed: Buffer,
+    pub(crate) pending: Buffer,
 }
 
 /// Elements between the starts that slots may have.
@@ -35,6 +45,14 @@ impl Arena {
     /// [`Error::NoParameters`], [`Error::ParameterInUse`], [`Error::Devices`], [`Error::DTypes`] where one is not f32,
     /// [`everstep_device::Error::TooLarge`].
     pub fn new(groups: &[Vec<Parameter>]) -> Result<Self> {
+        Self::with_buffers(groups, &[])
+    }
+
+    /// The same, with running buffers: from now on they change only by steps that commit.
+    ///
+    /// # Errors
+    /// As [`Arena::new`], also for a buffer.
+    pub fn with_buffers(groups: &[Vec<Parameter>], buffers: &[RunningBuffer]) -> Result<Self> {
         let first = groups.iter().flatten().next().ok_or(Error::NoParameters)?;
         let device = first.device();
         let mut parameters: Vec<Parameter> = Vec::new();
@@ -55,20 +73,61 @@ impl Arena {
             }
             ranges.push(begin..elements);
         }
+        buffers.iter().try_for_each(|buffer| check_buffer(buffer, &device))?;
         // An arena of empty parameters still has buffers.
         let elements = elements.max(STEP);
         let values = device.windowed_buffer("arena", elements * 4)?;
         let gradients = device.windowed_buffer("arena", elements * 4)?;
         let owner = Arc::new(());
-        let groups = ranges;
-        let arena = Self { device, parameters, slots, groups, elements, values, gradients, _owner: owner.clone() };
-        arena.zero(&arena.values)?;
-        arena.zero(&arena.gradients)?;
+        let (groups, running) = (ranges, None);
+        let mut arena =
+            Self { device, parameters, slots, groups, elements, values, gradients, running, _owner: owner.clone() };
+        arena.zero(&arena.values, elements)?;
+        arena.zero(&arena.gradients, elements)?;
+        let (running, places) = arena.running_of(buffers)?;
         for (parameter, slot) in arena.parameters.iter().zip(&arena.slots) {
             let value = arena.slot(&arena.values, slot.start, parameter.shape())?;
             parameter.rehome(value, arena.slot(&arena.gradients, slot.start, parameter.shape())?, &owner)?;
         }
+        if let Some(running) = &running {
+            for (buffer, &start) in running.buffers.iter().zip(&places) {
+                let committed = arena.slot(&running.committed, start, &buffer.shape())?;
+                buffer.rehome(committed, arena.slot(&running.pending, start, &buffer.shape())?, &owner)?;
+            }
+        }
+        arena.running = running;
         Ok(arena)
+    }
+
+    /// The two buffers that these lie in, each once, and where each begins.
+    fn running_of(&self, buffers: &[RunningBuffer]) -> Result<(Option<Running>, Vec<usize>)> {
+        let (mut each, mut places): (Vec<RunningBuffer>, _) = (Vec::new(), Vec::new());
+        let mut elements = 0;
+        for buffer in buffers {
+            if each.iter().any(|known| known.is(buffer)) {
+                continue;
+            }
+            each.push(buffer.clone());
+            places.push(elements);
+            elements += buffer.shape().count().next_multiple_of(STEP);
+        }
+        if elements == 0 {
+            return Ok((None, Vec::new()));
+        }
+        let committed = self.device.windowed_buffer("arena", elements * 4)?;
+        let pending = self.device.windowed_buffer("arena", elements * 4)?;
+        self.zero(&committed, elements)?;
+        self.zero(&pending, elements)?;
+        Ok((Some(Running { buffers: each, elements, committed, pending }), places))
+    }
+
+    pub(crate) fn running(&self) -> Option<&Running> {
+        self.running.as_ref()
+    }
+
+    /// The running buffers, in the order of their slots.
+    pub fn buffers(&self) -> &[RunningBuffer] {
+        self.running.as_ref().map_or(&[], |running| &running.buffers)
     }
 
     fn slot(&self, buffer: &Buffer, start: usize, shape: &Shape) -> Result<Tensor> {
@@ -131,7 +190,7 @@ impl Arena {
     /// [`everstep_device::Error::TooLarge`].
     pub fn state(&self) -> Result<Buffer> {
         let buffer = self.device.windowed_buffer("arena", self.elements * 4)?;
-        self.zero(&buffer)?;
+        self.zero(&buffer, self.elements)?;
         Ok(buffer)
     }
 
@@ -150,8 +209,8 @@ impl Arena {
         self.part(buffer, start, count)
     }
 
-    fn zero(&self, buffer: &Buffer) -> Result<()> {
-        for (start, count) in self.windows(0..self.elements) {
+    fn zero(&self, buffer: &Buffer, elements: usize) -> Result<()> {
+        for (start, count) in self.windows(0..elements) {
             let layout = Layout::contiguous(Shape::new(&[count])?);
             Tensor::over(self.part(buffer, start, count)?, layout, DType::F32).fill(0.0)?;
         }
@@ -163,9 +222,10 @@ impl Arena {
         self.parameters.iter().try_for_each(Parameter::finish_gradient)
     }
 
-    /// Marks every parameter as changed: tapes from before are stale.
+    /// Marks every parameter and running buffer as changed: tapes from before are stale.
     pub fn mark_changed(&self) {
         self.parameters.iter().for_each(Parameter::changed);
+        self.buffers().iter().for_each(RunningBuffer::changed);
     }
 }
 
@@ -180,6 +240,17 @@ fn check(parameter: &Parameter, device: &Device) -> Result<()> {
     // Before any parameter moves: a failed optimizer leaves all of them as they were.
     if parameter.is_owned() {
         return Err(Error::ParameterInUse { shape: *parameter.shape() });
+    }
+    Ok(())
+}
+
+fn check_buffer(buffer: &RunningBuffer, device: &Device) -> Result<()> {
+    let own = buffer.device();
+    if !own.is(device) {
+        return Err(Error::Devices { op: "arena", left: device.to_string(), right: own.to_string() });
+    }
+    if buffer.is_owned() {
+        return Err(Error::ParameterInUse { shape: buffer.shape() });
     }
     Ok(())
 }

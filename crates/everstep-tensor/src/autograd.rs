@@ -202,6 +202,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::NotScalar`], [`Error::NoTape`]; [`Error::TapeFreed`] the second time; [`Error::StaleParameter`] where an
     /// optimizer step came in between; [`Error::NotDifferentiable`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?.requires_grad()?;
+    /// x.mul(&x)?.sum_all()?.backward()?;
+    /// assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn backward(&self) -> Result<()> {
         // Stored once the whole walk went well: a backward pass that fails leaves every gradient as it was.
         let mut leaves = Vec::new();
@@ -214,6 +222,15 @@ impl Tensor {
     }
 
     /// The same values without history: no gradient flows past it.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?.requires_grad()?;
+    /// x.mul(&x.detach())?.sum_all()?.backward()?;
+    /// // Of x x the gradient would be 2 x; here the second x is a constant.
+    /// assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [1.0, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn detach(&self) -> Self {
         self.view(*self.layout())
@@ -223,12 +240,29 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::NotFloat`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[3.0f32], &[1], &Device::cpu())?.requires_grad()?;
+    /// x.mul_scalar(5.0)?.sum_all()?.backward()?;
+    /// assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [5.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn requires_grad(&self) -> Result<Self> {
         let parameter = crate::Parameter::new(&self.detach())?;
         Ok(with_recording(true, || parameter.tensor()))
     }
 
     /// The gradient collected so far, if this tensor is a parameter's or was made by [`Tensor::requires_grad`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::ones(&[2], &Device::cpu())?.requires_grad()?;
+    /// assert!(x.grad().is_none());
+    /// x.sum_all()?.backward()?;
+    /// assert_eq!(x.grad().unwrap().to_vec::<f32>()?, [1.0, 1.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn grad(&self) -> Option<Tensor> {
         self.node()?.as_leaf()?.gradient()
     }

@@ -147,10 +147,10 @@ pub enum Error {
         /// The tensor's dtype.
         dtype: DType,
     },
-    /// A parameter that another arena owns.
-    #[error("parameter {shape} already belongs to an optimizer; drop that one first")]
+    /// A parameter or running buffer that another arena owns.
+    #[error("parameter or buffer {shape} already belongs to an optimizer; drop that one first")]
     ParameterInUse {
-        /// The parameter's shape.
+        /// Its shape.
         shape: Shape,
     },
     /// An arena of nothing.

@@ -3,6 +3,7 @@
 
 mod arena;
 mod autograd;
+mod buffer;
 mod create;
 mod display;
 mod error;
@@ -15,6 +16,7 @@ mod window;
 
 pub use arena::Arena;
 pub use autograd::{GradientOptions, gradients, is_recording, no_grad};
+pub use buffer::RunningBuffer;
 pub use error::{Error, Result};
 pub use everstep_device::control::{Record, Verdict};
 pub use everstep_device::functions::Activation;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use everstep_device::control::{self, Record, Verdict};
-use everstep_device::cpu::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams};
-use everstep_device::{Command, DType, Device, Readback, Shape, Slice, Work};
+use everstep_device::cpu::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams, Settle, SettleParams};
+use everstep_device::{Buffer, Command, DType, Device, Readback, Shape, Slice, Work};
 
 use crate::{Arena, Error, RandomStream, Result, Tensor};
 
@@ -174,23 +174,25 @@ impl StepGate {
         Ok(())
     }
 
-    /// Records the judgement of a step: the gradients of `arena` are read once, and the verdict is written where the
-    /// optimizer's kernels, recorded after it, see it.
+    /// Records the judgement of a step: the gradients of `arena` and its pending buffers are read once, and the verdict is
+    /// written where the optimizer's kernels, recorded after it, see it.
     ///
     /// # Errors
     /// As [`StepGate::check`].
     pub fn judge(&mut self, arena: &Arena, loss: &Tensor) -> Result<()> {
         self.check(loss)?;
-        let blocks = arena.elements().div_ceil(HEALTH_BLOCK);
-        let partials = Tensor::unwritten("health", Shape::new(&[blocks * 4])?, DType::U32, &self.device)?;
-        self.record_health(arena, &partials)?;
+        let buffers = arena.running().map(|running| (&running.pending, running.elements));
+        let sources: Vec<_> = std::iter::once((arena.gradients(), arena.elements())).chain(buffers).collect();
+        let blocks = sources.iter().map(|(_, elements)| elements.div_ceil(HEALTH_BLOCK)).collect::<Vec<_>>();
+        let partials = self.record_health(arena, &sources)?;
         let on_fault = if self.options.on_fault == Verdict::Hold { Verdict::Hold } else { Verdict::Reject };
         let gate = Gate(GateParams {
-            blocks: blocks as u32,
+            blocks: blocks[0] as u32,
             loss_offset: loss.layout().offset() as u32,
             groups: self.groups as u32,
             on_fault: on_fault as u32,
             max_norm: self.options.max_norm.unwrap_or(0.0),
+            buffer_blocks: blocks[1..].iter().sum::<usize>() as u32,
         });
         let record = Tensor::unwritten("gate", Shape::new(&[control::RECORD_WORDS])?, DType::U32, &self.device)?;
         self.device.record(Command {
@@ -204,28 +206,54 @@ impl StepGate {
         Ok(())
     }
 
-    /// One command where a kernel can bind all gradients; else one per window, each into its part of the partials.
-    fn record_health(&self, arena: &Arena, partials: &Tensor) -> Result<()> {
+    /// The health of each buffer, given with its count of elements, block after block. One command where there is one
+    /// that a kernel can bind; else one per window, each copied into its part.
+    fn record_health(&self, arena: &Arena, sources: &[(&Buffer, usize)]) -> Result<Tensor> {
         // Windows are cut where blocks of partial results begin.
         let most = (self.device.window_bytes() / 4 / HEALTH_BLOCK * HEALTH_BLOCK).max(HEALTH_BLOCK);
         let mut parts = Vec::new();
-        for start in (0..arena.elements()).step_by(most) {
-            let count = most.min(arena.elements() - start);
-            let blocks = count.div_ceil(HEALTH_BLOCK);
-            let whole = start == 0 && count == arena.elements();
-            let own = Tensor::unwritten("health", Shape::new(&[blocks * 4])?, DType::U32, &self.device)?;
-            let target = if whole { partials.clone() } else { own };
-            self.device.record(Command {
-                op: "health",
-                work: Work::Kernel(Arc::new(Health(HealthParams { count: count as u32 }))),
-                inputs: vec![arena.window(arena.gradients(), start, count)?.slice()],
-                outputs: vec![target.slice_of_buffer()],
-            })?;
-            parts.push((start / HEALTH_BLOCK * 4, target));
+        for &(buffer, elements) in sources {
+            for start in (0..elements).step_by(most) {
+                let count = most.min(elements - start);
+                let words = Shape::new(&[4 * count.div_ceil(HEALTH_BLOCK)])?;
+                let part = Tensor::unwritten("health", words, DType::U32, &self.device)?;
+                self.device.record(Command {
+                    op: "health",
+                    work: Work::Kernel(Arc::new(Health(HealthParams { count: count as u32 }))),
+                    inputs: vec![arena.window(buffer, start, count)?.slice()],
+                    outputs: vec![part.slice_of_buffer()],
+                })?;
+                parts.push(part);
+            }
         }
-        for (at, part) in parts.iter().filter(|_| parts.len() > 1) {
-            let layout = partials.layout().slice(0, *at, at + part.count(), 1)?;
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        let words = parts.iter().map(Tensor::count).sum();
+        let partials = Tensor::unwritten("health", Shape::new(&[words])?, DType::U32, &self.device)?;
+        let mut at = 0;
+        for part in &parts {
+            let layout = partials.layout().slice(0, at, at + part.count(), 1)?;
             partials.view(layout).write("health", part)?;
+            at += part.count();
+        }
+        Ok(partials)
+    }
+
+    /// Records what the verdict means for the running buffers of `arena`; the last work of a step that looks at it.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn settle(&self, arena: &Arena) -> Result<()> {
+        let Some(running) = arena.running() else { return Ok(()) };
+        for (start, count) in arena.windows(0..running.elements) {
+            let part = |buffer: &Buffer| arena.window(buffer, start, count).map(|region| region.slice());
+            self.device.record(Command {
+                op: "settle",
+                work: Work::Kernel(Arc::new(Settle(SettleParams { count: count as u32 }))),
+                inputs: vec![self.control.slice_of_buffer()],
+                outputs: vec![part(&running.committed)?, part(&running.pending)?],
+            })?;
         }
         Ok(())
     }

@@ -322,6 +322,15 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::ReadAs`] where `T` is not the dtype; those of the recording.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?;
+    /// let twice = x.mul_scalar(2.0)?.read::<f32>()?;
+    /// // The host may do something else here.
+    /// assert_eq!(twice.wait()?, [2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn read<T: Element>(&self) -> Result<TensorRead<T>> {
         if self.dtype() != T::DTYPE {
             return Err(Error::ReadAs { found: self.dtype(), wanted: T::DTYPE });
@@ -335,6 +344,13 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::read`], and [`everstep_device::Error::OutOfRange`] where an op met data outside its range.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?;
+    /// assert_eq!(x.add_scalar(0.5)?.to_vec::<f32>()?, [1.5, 2.5]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.read::<T>()?.wait()
     }

@@ -74,24 +74,60 @@ impl Default for ConvOptions {
 
 impl ConvOptions {
     /// Distance of the pixels that neighbouring outputs begin at.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Activation, ConvOptions, Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// let sum = Tensor::ones(&[1, 1, 2], &Device::cpu())?;
+    /// let y = x.conv1d(&sum, None, &ConvOptions::default().stride(2), Activation::None)?;
+    /// assert_eq!(y.to_vec::<f32>()?, [3.0, 7.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn stride(self, stride: impl Into<Pair>) -> Self {
         Self { stride: stride.into(), ..self }
     }
 
     /// Zeros around the image, on each side.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Activation, ConvOptions, Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// let sum = Tensor::ones(&[1, 1, 2], &Device::cpu())?;
+    /// let y = x.conv1d(&sum, None, &ConvOptions::default().padding(1), Activation::None)?;
+    /// assert_eq!(y.to_vec::<f32>()?, [1.0, 3.0, 5.0, 7.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn padding(self, padding: impl Into<Pair>) -> Self {
         Self { padding: padding.into(), ..self }
     }
 
     /// Distance of the pixels that neighbouring taps of the kernel meet.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Activation, ConvOptions, Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// let sum = Tensor::ones(&[1, 1, 2], &Device::cpu())?;
+    /// let y = x.conv1d(&sum, None, &ConvOptions::default().dilation(2), Activation::None)?;
+    /// assert_eq!(y.to_vec::<f32>()?, [4.0, 6.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn dilation(self, dilation: impl Into<Pair>) -> Self {
         Self { dilation: dilation.into(), ..self }
     }
 
     /// Groups of channels that have nothing to do with each other.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Activation, ConvOptions, Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 2, 2], &Device::cpu())?;
+    /// let sum = Tensor::ones(&[2, 1, 2], &Device::cpu())?;
+    /// let y = x.conv1d(&sum, None, &ConvOptions::default().groups(2), Activation::None)?;
+    /// assert_eq!(y.to_vec::<f32>()?, [3.0, 7.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
@@ -140,29 +176,65 @@ fn yes() -> bool {
 
 impl PoolOptions {
     /// Windows of this size that touch.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, PoolOptions, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// assert_eq!(x.max_pool1d(PoolOptions::new(2))?.to_vec::<f32>()?, [2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn new(kernel: impl Into<Pair>) -> Self {
         Self { kernel: kernel.into(), stride: None, padding: none(), dilation: one(), count_padding: true }
     }
 
     /// Distance of neighbouring windows.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, PoolOptions, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// assert_eq!(x.max_pool1d(PoolOptions::new(2).stride(1))?.to_vec::<f32>()?, [2.0, 3.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn stride(self, stride: impl Into<Pair>) -> Self {
         Self { stride: Some(stride.into()), ..self }
     }
 
     /// Pixels around the image on each side, at most half a window.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, PoolOptions, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// assert_eq!(x.avg_pool1d(PoolOptions::new(2).padding(1))?.to_vec::<f32>()?, [0.5, 2.5, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn padding(self, padding: impl Into<Pair>) -> Self {
         Self { padding: padding.into(), ..self }
     }
 
     /// Distance of neighbouring pixels of a window, of a maximum alone.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, PoolOptions, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// assert_eq!(x.max_pool1d(PoolOptions::new(2).stride(1).dilation(2))?.to_vec::<f32>()?, [3.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn dilation(self, dilation: impl Into<Pair>) -> Self {
         Self { dilation: dilation.into(), ..self }
     }
 
     /// Whether a mean counts the padding.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, PoolOptions, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[1, 1, 4], &Device::cpu())?;
+    /// let options = PoolOptions::new(2).padding(1).count_padding(false);
+    /// assert_eq!(x.avg_pool1d(options)?.to_vec::<f32>()?, [1.0, 2.5, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn count_padding(self, count_padding: bool) -> Self {
         Self { count_padding, ..self }

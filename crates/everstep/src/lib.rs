@@ -55,6 +55,7 @@ pub mod prelude {
     pub use everstep_nn::init::gain;
     pub use everstep_nn::transformer::{Gpt, GptConfig, SelfAttention, TransformerBlock};
     pub use everstep_nn::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+    pub use everstep_nn::{BatchNorm1d, BatchNorm2d, GroupNorm, MultiHeadAttention, RmsNorm};
     pub use everstep_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
     pub use everstep_nn::{Dropout, Embedding, Fan, Init, Layer, LayerNorm, Linear, LinearConfig, Module, Sequential};
     pub use everstep_optim::{Adam, AdamW, Optimizer, ReduceOnPlateau, Rmsprop, Rule, Schedule, Sgd};

@@ -257,3 +257,38 @@ fn every_op_is_in_the_table() {
     }
     findings.none("every op is in ops::ALL, from which its tests are generated:");
 }
+
+/// Every public method of `Tensor` shows how it is called, and what comes of it.
+#[test]
+fn every_method_of_a_tensor_has_an_example() {
+    // What they give is in every other example's asserts; one of their own would say less than their names.
+    const ACCESSORS: [&str; 6] = ["shape", "rank", "count", "dtype", "layout", "device"];
+    let mut findings = Findings::default();
+    let mut count = 0;
+    for file in files().iter().filter(|file| file.is_in("crates/everstep-tensor/src/")) {
+        // Where the block of methods is indented that the line lies in, and whether its method has an example so far.
+        let (mut block, mut example) = (None, false);
+        for (line, text) in file.lines() {
+            let code = text.trim_start();
+            let indent = text.len() - code.len();
+            if code == "impl Tensor {" {
+                block = Some(indent);
+            } else if code.starts_with('}') && block.is_some_and(|block| indent <= block) {
+                block = None;
+            }
+            example |= code.starts_with("/// ```") || code.contains("example!(") || code.contains("\"```\\n");
+            let method = code.strip_prefix("pub fn ").or_else(|| code.strip_prefix("pub const fn "));
+            let name = method.and_then(|method| method.split(['(', '<']).next()).filter(|_| block.is_some());
+            if let Some(name) = name {
+                count += 1;
+                if !example && !ACCESSORS.contains(&name) {
+                    findings.add(file, line, format!("`{name}`"));
+                }
+            }
+            // The next method's comment begins after an empty line or after this one.
+            example &= !code.is_empty() && name.is_none();
+        }
+    }
+    assert!(count > 100, "{count} methods found");
+    findings.none("every public method of `Tensor` has an example in its comment:");
+}

@@ -81,30 +81,31 @@ impl Kernel for Health {
 params! {
     /// The uniform of `gate.wgsl`.
     pub struct GateParams {
-        blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32,
+        blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32, buffer_blocks: u32,
     }
 }
 
 /// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 /// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
 ///
-/// Inputs: the blocks of [`Health`], the loss. Outputs: the control block, the device's status, which it clears, the
+/// Inputs: the blocks of [`Health`], those of gradients and behind them those of pending buffers; the loss. Outputs: the control block, the device's status, which it clears, the
 /// step's record.
 #[derive(Clone, Debug)]
 pub struct Gate(pub GateParams);
 
 impl Gate {
     /// The faults of the step, from its parts.
-    fn faults(control: &[u32], status: &[u32], loss: u32, norm: f32, non_finite: u32) -> u32 {
+    fn faults(control: &[u32], status: &[u32], loss: u32, norm: f32, [gradients, buffers]: [u32; 2]) -> u32 {
         let row = control[control::COMMITTED].wrapping_sub(control[control::START]);
         let mut faults = 0;
         for (present, bit) in [
-            (non_finite > 0, fault::GRADIENT),
+            (gradients > 0, fault::GRADIENT),
             (is_non_finite(loss), fault::LOSS),
-            (non_finite == 0 && is_non_finite(norm.to_bits()), fault::NORM),
+            (gradients == 0 && is_non_finite(norm.to_bits()), fault::NORM),
             (status[0] != 0, fault::DATA),
             (row >= control[control::ROWS], fault::SCHEDULE),
             (control[control::HELD] != 0, fault::HELD),
+            (buffers > 0, fault::BUFFER),
         ] {
             faults |= if present { bit } else { 0 };
         }
@@ -119,7 +120,8 @@ impl Kernel for Gate {
 
     fn run(&self, args: &mut Args<'_>) {
         let p = self.0;
-        let partials = &args.input::<u32>(0)[..4 * p.blocks as usize];
+        let partials = &args.input::<u32>(0)[..4 * (p.blocks + p.buffer_blocks) as usize];
+        let (partials, buffers) = partials.split_at(4 * p.blocks as usize);
         let loss = args.input::<u32>(1)[p.loss_offset as usize];
         let [control, status, record] = &mut args.outputs[..] else { return };
         let (mut squares, mut largest, mut non_finite) = (0.0f32, 0u32, 0u32);
@@ -129,7 +131,8 @@ impl Kernel for Gate {
             non_finite = non_finite.saturating_add(block[2]);
         }
         let norm = squares.sqrt();
-        let faults = Self::faults(control, status, loss, norm, non_finite);
+        let buffers = buffers.chunks_exact(4).fold(0, |bad, block| bad | block[2]);
+        let faults = Self::faults(control, status, loss, norm, [non_finite, buffers]);
         let held = control[control::HELD] != 0 || (faults != 0 && p.on_fault == Verdict::Hold as u32);
         let verdict = match faults {
             0 => Verdict::Commit,

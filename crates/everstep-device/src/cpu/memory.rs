@@ -75,6 +75,11 @@ impl<'a, T: Copy> Writer<'a, T> {
         Self { pointer: slice.as_mut_ptr(), count: slice.len(), slice: PhantomData }
     }
 
+    /// The first element.
+    pub(super) fn pointer(&self) -> *mut T {
+        self.pointer
+    }
+
     /// The elements `start..start + length`.
     ///
     /// # Safety

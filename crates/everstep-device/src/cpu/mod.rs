@@ -22,6 +22,7 @@ mod pool;
 pub(crate) mod power;
 mod reduce;
 mod rmsprop;
+mod settle;
 mod sgd;
 pub(crate) mod simd;
 mod softmax;
@@ -43,6 +44,7 @@ pub use pointwise::Pointwise;
 pub use pool::{AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward, MaxPoolGather, PoolGeometry, PoolParams};
 pub use reduce::{ArgMax, ArgMaxParams, Reduce, ReduceParams, Reduction};
 pub use rmsprop::{Rmsprop, RmspropParams};
+pub use settle::{Settle, SettleParams};
 pub use sgd::{Sgd, SgdParams};
 pub use softmax::{Softmax, SoftmaxBackward, SoftmaxParams};
 
@@ -79,6 +81,7 @@ pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("reduce_columns", ReduceParams::FIELDS),
     ("rmsprop", RmspropParams::FIELDS),
     ("scatter_add", IndexParams::FIELDS),
+    ("settle", SettleParams::FIELDS),
     ("sgd", SgdParams::FIELDS),
     ("softmax", SoftmaxParams::FIELDS),
     ("softmax_backward", SoftmaxParams::FIELDS),

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use everstep_nn::safetensors::{LoadOptions, load_safetensors, save_safetensors};
-use everstep_nn::{Error, Linear, Module, Relu, Sequential};
-use everstep_tensor::{Arena, Device, Generator, Parameter};
+use everstep_nn::{BatchNorm1d, Error, Linear, Module, Relu, Sequential};
+use everstep_tensor::{Arena, Device, Generator, Parameter, Tensor};
 
 /// A file in the system's folder for them, removed when the test ends.
 struct Scratch(PathBuf);
@@ -228,5 +228,39 @@ fn hostile_files_are_errors() {
             // Names and shapes were spared; swapped offsets may give each parameter the other's bits.
             load(&good).unwrap();
         }
+    }
+}
+
+/// The running statistics of a batch norm are in the file, and PyTorch's counter of batches beside them is no obstacle.
+#[test]
+fn running_buffers_are_saved_and_loaded() {
+    let file = Scratch::new("buffers");
+    let path = &file.0;
+    for device in everstep_testing::devices() {
+        let norm = BatchNorm1d::new(2, &device).unwrap();
+        let x = Tensor::from_slice(&[1.0f32, 5.0, 3.0, -9.0], &[2, 2], &device).unwrap();
+        norm.forward(&x).unwrap();
+        save_safetensors(&norm, path).unwrap();
+        let other = BatchNorm1d::new(2, &device).unwrap();
+        let report = load_safetensors(&other, path, &LoadOptions::new()).unwrap();
+        assert_eq!(report.loaded, ["weight", "bias", "running_mean", "running_var"]);
+        for ((name, found), (_, expected)) in other.named_buffers().iter().zip(norm.named_buffers()) {
+            let [found, expected] = [found, &expected].map(|buffer| buffer.tensor().to_vec::<f32>().unwrap());
+            assert_eq!(found, expected, "{name}");
+            assert_ne!(found, [0.0, 0.0], "{name}");
+        }
+        let four = bytes(&[1.0, 2.0]);
+        let counter = 3i64.to_le_bytes();
+        let mut tensors: Vec<(&str, &str, &[usize], &[u8])> =
+            ["bias", "running_mean", "running_var", "weight"].map(|name| (name, "F32", &[2][..], &four[..])).to_vec();
+        tensors.push(("num_batches_tracked", "I64", &[], &counter));
+        write(path, &tensors);
+        let report = load_safetensors(&other, path, &LoadOptions::new()).unwrap();
+        assert!(report.unexpected.is_empty(), "{report:?}");
+        assert_eq!(other.running_var.tensor().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+        tensors.remove(1);
+        write(path, &tensors);
+        let error = load_safetensors(&other, path, &LoadOptions::new()).unwrap_err();
+        assert!(matches!(&error, Error::Keys { missing, .. } if missing[..] == ["running_mean"]), "{error}");
     }
 }

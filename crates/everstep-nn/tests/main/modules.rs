@@ -54,6 +54,7 @@ fn a_visitor_meets_every_item_under_its_name() {
     let mut meet = |name: &str, item: Item<'_>| {
         let kind = match item {
             Item::Parameter(_) => "parameter",
+            Item::Buffer(_) => "buffer",
             Item::Random(_) => "random",
             Item::Mode(_) => "mode",
         };

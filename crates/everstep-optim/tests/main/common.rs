@@ -1,12 +1,12 @@
-//! A small model with dropout, its batches, and steps that go wrong on purpose.
+//! A small model with batch norm and dropout, its batches, and steps that go wrong on purpose.
 
 use std::sync::{Mutex, PoisonError};
 
 use everstep_device::control::{self, fault};
 use everstep_device::{Buffer, DeviceKind};
-use everstep_nn::{Dropout, Linear, Module};
+use everstep_nn::{BatchNorm1d, Dropout, Linear, Module};
 use everstep_optim::{Adam, AdamW, Error, Optimizer, Result, Rmsprop, Rule, Schedule, Sgd};
-use everstep_tensor::{Activation, Device, Generator, StepOptions, Tensor, Verdict};
+use everstep_tensor::{Activation, Device, Generator, RunningBuffer, StepOptions, Tensor, Verdict};
 
 /// Runs a test on a CPU device of its own and on the GPU.
 pub(crate) fn on_each_device(test: impl Fn(&Device)) {
@@ -54,6 +54,7 @@ pub(crate) fn judged(optimizer: Optimizer, on_fault: Verdict, in_flight: usize) 
 #[derive(Module)]
 #[module(crate = everstep_nn)]
 pub(crate) struct Model {
+    pub(crate) norm: BatchNorm1d,
     pub(crate) input: Linear,
     dropout: Dropout,
     pub(crate) output: Linear,
@@ -68,6 +69,7 @@ impl Model {
     pub(crate) fn new(device: &Device) -> Self {
         let mut generator = Generator::new(11);
         Self {
+            norm: BatchNorm1d::new(FEATURES, device).unwrap(),
             input: Linear::new(FEATURES, 16, &mut generator, device).unwrap(),
             dropout: Dropout::new(0.25, &mut generator).unwrap(),
             output: Linear::new(16, CLASSES as usize, &mut generator, device).unwrap(),
@@ -75,7 +77,8 @@ impl Model {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.input.forward_with(x, Activation::Relu)?;
+        // In front: behind a layer with a bias, the bias would have no gradient but rounding errors.
+        let hidden = self.input.forward_with(&self.norm.forward(x)?, Activation::Relu)?;
         Ok(self.output.forward(&self.dropout.forward(&hidden)?)?)
     }
 }
@@ -93,19 +96,22 @@ pub(crate) enum Fault {
     NanLoss,
     /// A label out of range, whose row's loss is NaN.
     Label,
+    /// A batch so large that its variance overflows, while all gradients are finite.
+    HugeInput,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::NanInput, Self::InfiniteGradient, Self::NormOverflow, Self::NanLoss, Self::Label];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::NanInput, Self::InfiniteGradient, Self::NormOverflow, Self::NanLoss, Self::Label, Self::HugeInput];
 
     /// What the record says of it.
     pub(crate) fn bits(self) -> u32 {
         match self {
-            Self::NanInput => fault::GRADIENT | fault::LOSS,
+            Self::NanInput => fault::GRADIENT | fault::LOSS | fault::BUFFER,
             Self::InfiniteGradient => fault::GRADIENT,
             Self::NormOverflow => fault::NORM,
             Self::NanLoss => fault::LOSS,
+            Self::HugeInput => fault::BUFFER,
             Self::Label => fault::DATA | fault::GRADIENT | fault::LOSS,
         }
     }
@@ -118,6 +124,7 @@ pub(crate) fn batch(index: u64, device: &Device, fault: Option<Fault>) -> Result
     let mut y: Vec<u32> = (0..ROWS).map(|_| generator.below(CLASSES)).collect();
     match fault {
         Some(Fault::NanInput) => x[7] = f32::NAN,
+        Some(Fault::HugeInput) => x[7] = 1e30,
         Some(Fault::Label) => y[3] = CLASSES + 5,
         _ => {}
     }
@@ -157,12 +164,13 @@ pub(crate) fn is_label(error: &Error) -> bool {
     *error == everstep_tensor::Error::from(label).into()
 }
 
-/// Everything that a step may change: each bit of the values and of the optimizer's states, padding included, and the
-/// number of committed steps.
+/// Everything that a step may change: each bit of the values and of the optimizer's states, padding included, of the
+/// running buffers, committed and pending, and the number of committed steps.
 #[derive(Clone, PartialEq)]
 pub(crate) struct State {
     values: Vec<u32>,
     states: Vec<Vec<u32>>,
+    buffers: Vec<[Vec<u32>; 2]>,
     committed: u32,
 }
 
@@ -172,7 +180,10 @@ pub(crate) fn words(buffer: &Buffer) -> Vec<u32> {
 }
 
 pub(crate) fn state(optimizer: &Optimizer) -> State {
+    let bits = |tensor: Tensor| tensor.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+    let both = |buffer: &RunningBuffer| [bits(buffer.tensor()), bits(buffer.pending().unwrap())];
     State {
+        buffers: optimizer.arena().buffers().iter().map(both).collect(),
         values: words(optimizer.arena().values()),
         states: optimizer.states().iter().map(words).collect(),
         committed: optimizer.gate().read_control().unwrap()[control::COMMITTED],
@@ -184,6 +195,7 @@ pub(crate) fn assert_same(context: &str, found: &State, expected: &State) {
     assert_eq!(found.committed, expected.committed, "{context}: committed steps");
     let differ = |a: &[u32], b: &[u32]| (0..a.len().max(b.len())).filter(|&at| a.get(at) != b.get(at)).count();
     assert_eq!(differ(&found.values, &expected.values), 0, "{context}: values that differ");
+    assert_eq!((found.buffers.len(), &found.buffers), (2, &expected.buffers), "{context}: running buffers");
     for (number, (found, expected)) in found.states.iter().zip(&expected.states).enumerate() {
         assert_eq!(differ(found, expected), 0, "{context}: elements of state {number} that differ");
     }

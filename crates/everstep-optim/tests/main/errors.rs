@@ -118,8 +118,8 @@ fn a_loss_that_cannot_be_judged() {
         let model = Model::new(device);
         let mut optimizer = OPTIMIZERS[4].1(&model).unwrap();
         healthy(&model, &mut optimizer, 0..2);
-        let before = state(&optimizer);
         let loss = backward(&model, 2, None).unwrap();
+        let before = state(&optimizer);
         let rows = Tensor::zeros(&[3], device).unwrap();
         let error = optimizer.step(&rows).unwrap_err();
         assert_eq!(error, TensorError::NotScalar { shape: *rows.shape() }.into());
@@ -129,7 +129,7 @@ fn a_loss_that_cannot_be_judged() {
         let elsewhere = Tensor::scalar(1.0f32, &Device::isolated_cpu()).unwrap();
         let error = optimizer.step(&elsewhere).unwrap_err();
         assert!(matches!(error, Error::Tensor(TensorError::Devices { op: "step", .. })), "{error}");
-        // None of them was a step, and the gradients are still there for the right one.
+        // None of them was a step, and the gradients and what is pending are still there for the right one.
         assert!(state(&optimizer) == before);
         optimizer.step(&loss).unwrap();
         let records = optimizer.finish().unwrap();

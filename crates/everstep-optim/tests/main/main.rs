@@ -1,6 +1,7 @@
 //! A step is a transaction: what every optimizer keeps to, on the CPU and on a GPU.
 #![allow(clippy::unwrap_used)] // The helpers beside the tests are tests too.
 
+mod buffers;
 mod common;
 mod determinism;
 mod errors;

@@ -53,6 +53,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`], [`Error::Empty`], [`Error::DTypes`] where the dtype is not f32.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[3.0f32, 1.0, 2.0, 9.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.argmax(1, false)?.to_vec::<u32>()?, [0, 1]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn argmax(&self, axis: isize, keepdim: bool) -> Result<Tensor> {
         let axis = self.axis("argmax", axis)?;
         let found = apply(ArgMax { axis }, &[self])?;

@@ -23,23 +23,61 @@ pub struct AttentionOptions {
 
 impl AttentionOptions {
     /// Every query sees every key.
+    ///
+    /// ```
+    /// # use everstep_tensor::{AttentionOptions, Device, Tensor};
+    /// let q = Tensor::zeros(&[2, 1], &Device::cpu())?;
+    /// let v = Tensor::from_slice(&[1.0f32, 3.0], &[2, 1], &Device::cpu())?;
+    /// let y = q.scaled_dot_product_attention(&q, &v, &AttentionOptions::new())?;
+    /// assert_eq!(y.to_vec::<f32>()?, [2.0, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Query i sees the keys up to i alone.
+    ///
+    /// ```
+    /// # use everstep_tensor::{AttentionOptions, Device, Tensor};
+    /// let q = Tensor::zeros(&[2, 1], &Device::cpu())?;
+    /// let v = Tensor::from_slice(&[1.0f32, 3.0], &[2, 1], &Device::cpu())?;
+    /// let y = q.scaled_dot_product_attention(&q, &v, &AttentionOptions::new().causal())?;
+    /// assert_eq!(y.to_vec::<f32>()?, [1.0, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn causal(self) -> Self {
         Self { causal: true, ..self }
     }
 
     /// Adds `mask` to the scores.
+    ///
+    /// ```
+    /// # use everstep_tensor::{AttentionOptions, Device, Tensor};
+    /// let q = Tensor::zeros(&[2, 1], &Device::cpu())?;
+    /// let v = Tensor::from_slice(&[1.0f32, 3.0], &[2, 1], &Device::cpu())?;
+    /// let mask = Tensor::from_slice(&[f32::NEG_INFINITY, 0.0], &[1, 2], &Device::cpu())?;
+    /// let y = q.scaled_dot_product_attention(&q, &v, &AttentionOptions::new().mask(&mask))?;
+    /// assert_eq!(y.to_vec::<f32>()?, [3.0, 3.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn mask(self, mask: &Tensor) -> Self {
         Self { mask: Some(mask.clone()), ..self }
     }
 
     /// Scales the scores by `scale` in place of 1 / sqrt(D).
+    ///
+    /// ```
+    /// # use everstep_tensor::{AttentionOptions, Device, Tensor};
+    /// let q = Tensor::ones(&[1, 1], &Device::cpu())?;
+    /// let v = Tensor::from_slice(&[1.0f32, 3.0], &[2, 1], &Device::cpu())?;
+    /// let k = Tensor::from_slice(&[-1.0f32, 1.0], &[2, 1], &Device::cpu())?;
+    /// let y = q.scaled_dot_product_attention(&k, &v, &AttentionOptions::new().scale(100.0))?;
+    /// assert_eq!(y.to_vec::<f32>()?, [3.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn scale(self, scale: f32) -> Self {
         Self { scale: Some(scale), ..self }

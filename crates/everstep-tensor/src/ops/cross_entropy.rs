@@ -109,6 +109,14 @@ impl Tensor {
     /// [`Error::Shapes`], [`Error::DTypes`], [`Error::Empty`] without classes. A label at or above C is found on the
     /// device: the step that uses the loss is refused, and the next read-back gives
     /// [`everstep_device::Error::OutOfRange`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let logits = Tensor::zeros(&[2, 4], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[1u32, 3], &[2], &Device::cpu())?;
+    /// assert!((logits.cross_entropy(&labels)?.item::<f32>()? - 4f32.ln()).abs() < 1e-6);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn cross_entropy(&self, labels: &Tensor) -> Result<Tensor> {
         self.cross_entropy_rows(labels)?.mean_all()
     }
@@ -117,6 +125,14 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::cross_entropy`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let logits = Tensor::from_slice(&[0.0f32, 100.0, 0.0, 100.0], &[2, 2], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[0u32, 1], &[2], &Device::cpu())?;
+    /// assert_eq!(logits.cross_entropy_rows(&labels)?.to_vec::<f32>()?, [100.0, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn cross_entropy_rows(&self, labels: &Tensor) -> Result<Tensor> {
         let rule = "logits are [.., classes], labels [..]";
         let wrong = Error::Shapes { op: "cross_entropy", left: *self.shape(), right: *labels.shape(), rule };

@@ -46,24 +46,62 @@ pub struct CrossEntropyOptions {
 
 impl CrossEntropyOptions {
     /// A factor for the losses of each class.
+    ///
+    /// ```
+    /// # use everstep_tensor::{CrossEntropyOptions, Device, Tensor};
+    /// let logits = Tensor::from_slice(&[0.0f32, 100.0, 0.0, 100.0], &[2, 2], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[0u32, 1], &[2], &Device::cpu())?;
+    /// let options = CrossEntropyOptions::default().class_weights([1.0, 3.0]);
+    /// // 100 of the first row and 0 of the second, with weights 1 and 3.
+    /// assert_eq!(logits.cross_entropy_with(&labels, &options)?.item::<f32>()?, 25.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn class_weights(self, weights: impl Into<Vec<f32>>) -> Self {
         Self { class_weights: Some(weights.into()), ..self }
     }
 
     /// The share of a label that is spread evenly over all classes: 0 to 1.
+    ///
+    /// ```
+    /// # use everstep_tensor::{CrossEntropyOptions, Device, Tensor};
+    /// let logits = Tensor::from_slice(&[0.0f32, 100.0, 0.0, 100.0], &[2, 2], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[0u32, 1], &[2], &Device::cpu())?;
+    /// let options = CrossEntropyOptions::default().label_smoothing(0.5);
+    /// // Labels of 3/4 and 1/4: losses 75 and 25.
+    /// assert_eq!(logits.cross_entropy_with(&labels, &options)?.item::<f32>()?, 50.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn label_smoothing(self, share: f32) -> Self {
         Self { label_smoothing: share, ..self }
     }
 
     /// Rows of this label have loss 0 and no gradient.
+    ///
+    /// ```
+    /// # use everstep_tensor::{CrossEntropyOptions, Device, Tensor};
+    /// let logits = Tensor::from_slice(&[0.0f32, 100.0, 0.0, 100.0], &[2, 2], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[0u32, 1], &[2], &Device::cpu())?;
+    /// let options = CrossEntropyOptions::default().ignore_index(1);
+    /// assert_eq!(logits.cross_entropy_with(&labels, &options)?.item::<f32>()?, 100.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn ignore_index(self, label: u32) -> Self {
         Self { ignore_index: Some(label), ..self }
     }
 
     /// What becomes of the losses of the rows.
+    ///
+    /// ```
+    /// # use everstep_tensor::{CrossEntropyOptions, Device, RowReduction, Tensor};
+    /// let logits = Tensor::from_slice(&[0.0f32, 100.0, 0.0, 100.0], &[2, 2], &Device::cpu())?;
+    /// let labels = Tensor::from_slice(&[0u32, 1], &[2], &Device::cpu())?;
+    /// let options = CrossEntropyOptions::default().reduction(RowReduction::None);
+    /// assert_eq!(logits.cross_entropy_with(&labels, &options)?.to_vec::<f32>()?, [100.0, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     #[must_use]
     pub fn reduction(self, reduction: RowReduction) -> Self {
         Self { reduction, ..self }

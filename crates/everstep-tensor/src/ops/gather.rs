@@ -153,7 +153,7 @@ impl Tensor {
         apply(Pick { code: Code::Embedding, axis: 0, bound, whole_rows: true }, &[self, &flat])?.reshape_to(shape)
     }
 
-    /// The elements at `indices`, u32 [N], along `axis`, whose size becomes N. Indices may repeat.
+    /// The elements at `indices`, u32 `[N]`, along `axis`, whose size becomes N. Indices may repeat.
     ///
     /// # Errors
     /// [`Error::Axis`], [`Error::Shape`] where `indices` have another rank, [`Error::DTypes`], [`Error::Empty`]. An
@@ -173,7 +173,7 @@ impl Tensor {
     }
 
     /// This tensor with slice k of `source` along `axis` added to its slice `indices[k]`; those sent to one place are
-    /// added in their order. `indices` are u32 [N], `source` has this tensor's shape but N at `axis`.
+    /// added in their order. `indices` are u32 `[N]`, `source` has this tensor's shape but N at `axis`.
     ///
     /// # Errors
     /// [`Error::Axis`], [`Error::Shape`], [`Error::Shapes`], [`Error::DTypes`], [`Error::Empty`]. An index out of range

@@ -166,10 +166,10 @@ impl Tensor {
     }
 
     /// Layer norm over `groups` groups of channels and all that follows (Wu and He, 2018): x [B, C, ..], then per channel
-    /// times `weight` [C] plus `bias` [C].
+    /// times `weight` `[C]` plus `bias` `[C]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the groups do not divide the channels; [`Error::Shapes`] where weight or bias are not [C]; those of
+    /// [`Error::Shape`] where the groups do not divide the channels; [`Error::Shapes`] where weight or bias are not `[C]`; those of
     /// [`Tensor::layer_norm`].
     ///
     /// ```

@@ -5,6 +5,7 @@ pub mod any_all;
 pub mod argmax;
 pub mod arrange;
 pub mod attention;
+pub mod batch_norm;
 pub mod cast;
 pub mod compare;
 pub mod conv;

@@ -129,7 +129,16 @@ impl Tensor {
         let scale = if mean { (1.0 / count as f64) as f32 } else { 1.0 };
         let kept: Vec<usize> =
             (0..self.rank()).filter(|axis| !positive.contains(axis)).map(|axis| self.shape()[axis]).collect();
-        let reduced = apply(Reduce { name, reduction, axes: positive, scale }, &[self])?;
+        // A sum over axes that lie apart is taken run by run, from the back: each is then one of neighbouring elements, or of
+        // rows. The others would share the gradient of equal elements differently.
+        let mut input = self.clone();
+        while reduction == Reduction::Sum
+            && let Some(cut) = positive.windows(2).rposition(|pair| pair[0] + 1 < pair[1])
+        {
+            let axes = positive.split_off(cut + 1);
+            input = apply(Reduce { name, reduction, axes, scale: 1.0 }, &[&input])?;
+        }
+        let reduced = apply(Reduce { name, reduction, axes: positive, scale }, &[&input])?;
         if keepdim { Ok(reduced) } else { reduced.reshape(&kept) }
     }
 
@@ -141,6 +150,14 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`], [`Error::AxisTwice`], [`Error::DTypes`] where the dtype is not f32.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.sum(&[1], false)?.to_vec::<f32>()?, [3.0, 7.0]);
+    /// assert_eq!(x.sum(&[1], true)?.shape(), &[2, 1]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn sum(&self, axes: &[isize], keepdim: bool) -> Result<Tensor> {
         self.reduce("sum", Reduction::Sum, axes, keepdim, false)
     }
@@ -149,6 +166,13 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::sum`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.mean(&[1], false)?.to_vec::<f32>()?, [1.5, 3.5]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn mean(&self, axes: &[isize], keepdim: bool) -> Result<Tensor> {
         self.reduce("mean", Reduction::Sum, axes, keepdim, true)
     }
@@ -157,6 +181,13 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Tensor::sum`], and [`Error::Empty`] of no elements.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.max(&[1], false)?.to_vec::<f32>()?, [2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn max(&self, axes: &[isize], keepdim: bool) -> Result<Tensor> {
         self.reduce("max", Reduction::Max, axes, keepdim, false)
     }
@@ -192,21 +223,49 @@ impl Tensor {
     }
 
     /// The sum of all elements, a scalar.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.sum_all()?.item::<f32>()?, 10.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn sum_all(&self) -> Result<Tensor> {
         self.sum(&self.all_axes(), false)
     }
 
     /// The mean of all elements, a scalar.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.mean_all()?.item::<f32>()?, 2.5);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn mean_all(&self) -> Result<Tensor> {
         self.mean(&self.all_axes(), false)
     }
 
     /// The smallest of all elements, a scalar.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.min_all()?.item::<f32>()?, 1.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn min_all(&self) -> Result<Tensor> {
         self.min(&self.all_axes(), false)
     }
 
     /// The largest of all elements, a scalar.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 4.0, 3.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.max_all()?.item::<f32>()?, 4.0);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn max_all(&self) -> Result<Tensor> {
         self.max(&self.all_axes(), false)
     }

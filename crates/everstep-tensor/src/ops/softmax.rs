@@ -85,6 +85,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`], [`Error::DTypes`] where the dtype is not f32.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1000.0f32, 1000.0, 0.0], &[3], &Device::cpu())?;
+    /// assert_eq!(x.softmax(0)?.to_vec::<f32>()?, [0.5, 0.5, 0.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn softmax(&self, axis: isize) -> Result<Tensor> {
         let axis = self.axis("softmax", axis)? as isize;
         if axis + 1 == self.rank() as isize {

@@ -8,8 +8,8 @@ use super::pointwise;
 use super::pointwise_cases::{self, Binary, Unary, binary, unary};
 use super::reference::{Array, Domain};
 use super::{
-    any_all, argmax, arrange, attention, cast, conv, cross_entropy, cross_entropy_with, cumsum, dropout, gather, join,
-    layer_norm, log_softmax, matmul, pad, pool, reduce, softmax, statistics, view,
+    any_all, argmax, arrange, attention, batch_norm, cast, conv, cross_entropy, cross_entropy_with, cumsum, dropout,
+    gather, join, layer_norm, log_softmax, matmul, pad, pool, reduce, softmax, statistics, view,
 };
 use crate::{Result, Tensor};
 
@@ -277,6 +277,7 @@ pub static ALL: &[Entry] = &[
     layer_norm::LAYER_NORM,
     layer_norm::RMS_NORM,
     layer_norm::GROUP_NORM,
+    batch_norm::BATCH_NORM,
     attention::ATTENTION,
     attention::SELF_ATTENTION,
 ];

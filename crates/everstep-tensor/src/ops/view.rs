@@ -155,6 +155,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shapes`] where the counts differ.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], &Device::cpu())?;
+    /// assert_eq!(x.reshape(&[3, 2])?.slice(0, 1..2)?.to_vec::<f32>()?, [3.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
         self.reshape_to(Shape::new(shape)?)
     }
@@ -169,6 +176,14 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::arange(0.0f32, 12.0, 1.0, &Device::cpu())?.reshape(&[2, 3, 2])?.flatten_from(1)?;
+    /// assert_eq!(x.shape(), &[2, 6]);
+    /// assert_eq!(x.slice(0, 1..)?.to_vec::<f32>()?, [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn flatten_from(&self, axis: isize) -> Result<Tensor> {
         let axis = self.axis("flatten_from", axis)?;
         let mut shape = self.shape()[..axis].to_vec();
@@ -180,6 +195,15 @@ impl Tensor {
     ///
     /// # Errors
     /// [`everstep_device::Error::Permutation`], [`Error::Axis`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], &Device::cpu())?;
+    /// let y = x.reshape(&[1, 2, 3])?.permute(&[2, 0, 1])?;
+    /// assert_eq!(y.shape(), &[3, 1, 2]);
+    /// assert_eq!(y.to_vec::<f32>()?, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn permute(&self, axes: &[isize]) -> Result<Tensor> {
         let axes = axes.iter().map(|&axis| self.axis("permute", axis)).collect::<Result<Vec<_>>>()?;
         apply(Permute(axes), &[self])
@@ -189,6 +213,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3], &Device::cpu())?;
+    /// assert_eq!(x.transpose(0, 1)?.to_vec::<f32>()?, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn transpose(&self, first: isize, second: isize) -> Result<Tensor> {
         let (first, second) = (self.axis("transpose", first)?, self.axis("transpose", second)?);
         let mut axes: Vec<_> = (0..self.rank()).collect();
@@ -200,6 +231,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`] below rank 2.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2], &Device::cpu())?;
+    /// assert_eq!(x.t()?.to_vec::<f32>()?, [1.0, 3.0, 2.0, 4.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn t(&self) -> Result<Tensor> {
         self.transpose(-2, -1)
     }
@@ -208,6 +246,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`], [`everstep_device::Error::Slice`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[0.0f32, 1.0, 2.0, 3.0, 4.0], &[5], &Device::cpu())?;
+    /// assert_eq!(x.slice_step(0, 1, 5, 2)?.to_vec::<f32>()?, [1.0, 3.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn slice_step(&self, axis: isize, start: usize, end: usize, step: usize) -> Result<Tensor> {
         slice(self, self.axis("slice", axis)?, start, end, step)
     }
@@ -216,6 +261,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shapes`] where a dimension is neither equal nor 1.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2, 1], &Device::cpu())?;
+    /// assert_eq!(x.broadcast_to(&[2, 3])?.to_vec::<f32>()?, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn broadcast_to(&self, shape: &[usize]) -> Result<Tensor> {
         let shape = Shape::new(shape)?;
         if shape == *self.shape() { Ok(self.clone()) } else { apply(Broadcast(shape), &[self]) }
@@ -225,6 +277,15 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`].
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2], &Device::cpu())?;
+    /// assert_eq!(x.unsqueeze(0)?.shape(), &[1, 2]);
+    /// assert_eq!(x.unsqueeze(-1)?.shape(), &[2, 1]);
+    /// assert_eq!(x.unsqueeze(-1)?.to_vec::<f32>()?, [1.0, 2.0]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn unsqueeze(&self, axis: isize) -> Result<Tensor> {
         let rank = self.rank() as isize;
         let at = if axis < 0 { axis + rank + 1 } else { axis };
@@ -240,6 +301,14 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Axis`]; [`Error::Shape`] where its size is not 1.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], &[2, 1], &Device::cpu())?;
+    /// let y = x.squeeze(1)?;
+    /// assert_eq!((y.rank(), y.to_vec::<f32>()?), (1, vec![1.0, 2.0]));
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn squeeze(&self, axis: isize) -> Result<Tensor> {
         let axis = self.axis("squeeze", axis)?;
         if self.shape()[axis] != 1 {

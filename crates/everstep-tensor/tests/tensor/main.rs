@@ -7,6 +7,7 @@ mod errors;
 mod forward;
 mod fuzz;
 mod gradients;
+mod graph_rules;
 mod graphs;
 mod halves;
 mod indexing;
