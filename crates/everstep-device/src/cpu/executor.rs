@@ -13,7 +13,25 @@ use crate::{Args, Error, Result, Work};
 /// steals only kernels' work, never a task of the program's that might want this device.
 fn pool() -> Option<&'static ThreadPool> {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    POOL.get_or_init(|| rayon::ThreadPoolBuilder::new().thread_name(|i| format!("everstep-{i}")).build().ok()).as_ref()
+    POOL.get_or_init(|| {
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        rayon::ThreadPoolBuilder::new()
+            .thread_name(|index| format!("everstep-{index}"))
+            .start_handler(move |index| stay(&cores, index))
+            .build()
+            .ok()
+    })
+    .as_ref()
+}
+
+/// Keeps a thread of the pool on a core of its own, where the pool has one for each core that the process may use. The
+/// caller sleeps while kernels run; without this, Linux at times leaves two threads on one core and the caller's idle for
+/// tens of milliseconds. A smaller pool shares the machine with others and goes where there is room.
+fn stay(cores: &[core_affinity::CoreId], index: usize) {
+    if rayon::current_num_threads() == cores.len() {
+        // Where the system refuses, the thread runs anywhere, as it would without.
+        core_affinity::set_for_current(cores[index]);
+    }
 }
 
 /// Threads of the CPU engine: as many as the machine has, or `RAYON_NUM_THREADS`.

@@ -28,6 +28,8 @@ pub struct Matmul {
 const ROWS: usize = 16;
 /// Rows and columns of C that one thread multiplies by itself, of large products.
 const TILE: [usize; 2] = [1024, 256];
+/// Columns under which a strip of C is not cut for another thread.
+const NARROW: usize = 64;
 /// Multiply-adds under which a matrix is left to one thread.
 const SMALL: usize = 64 * 64 * 64;
 
@@ -119,13 +121,13 @@ impl Matmul {
         let threads = rayon::current_num_threads();
         let (high, wide) = (m.div_ceil(TILE[0]), n.div_ceil(TILE[1]));
         let whole = Writer::new(c);
-        if high * wide < threads {
+        if high * wide < threads && n < threads * NARROW {
             // SAFETY: this thread has all of c.
             unsafe { self.multiply(operands, whole.pointer(), index, [(0, m), (0, n)], Parallelism::Rayon(0)) };
             return;
         }
-        // Few tiles are as many as there are threads, or a multiple.
-        let wide = if high == 1 { wide.next_multiple_of(threads) } else { wide };
+        // Few tiles are as many as there are threads, or a multiple, but for narrow ones.
+        let wide = if high == 1 { wide.next_multiple_of(threads).min(n / NARROW).max(1) } else { wide };
         let width = n.div_ceil(wide).next_multiple_of(16);
         let wide = n.div_ceil(width);
         (0..high * wide).into_par_iter().with_max_len(1).for_each(|tile| {
