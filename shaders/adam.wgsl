@@ -1,13 +1,18 @@
-// uses: shared/activation, shared/control, shared/index, shared/penalty
+// uses: shared/activation, shared/control, shared/index, shared/penalty, shared/tally
 
 // Adam (Kingma and Ba, 2015) and AdamW (Loshchilov and Hutter, 2019): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 // p -= row[1] m / (sqrt(v) row[2] + epsilon), with the group's schedule row (learning rate, learning rate / (1 - b1^t),
 // 1 / sqrt(1 - b2^t)). l1 sign(p) and weight_decay p are added to g; where `decoupled`, the latter is not, and
 // p -= learning rate * weight_decay * p first.
 //
-// Shapes: gradients, values, m, v: windows of the arena; the control block. The elements start..start + count.
-// Threads: one per element, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Shapes: gradients, values, m, v: windows of the arena; the control block; the sums of the step. The elements
+// start..start + count.
+// Threads: one per 8 elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
 // Bytes: 28 per element. Operations: 15 per element, a root and two divisions among them.
+
+// Elements per thread, so that few threads add to the sums.
+const ELEMENTS: u32 = 8u;
+const TALLIES: u32 = 3u;
 
 struct Params {
     start: u32,
@@ -29,25 +34,16 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> values: array<f32>;
 @group(0) @binding(3) var<storage, read_write> first_moments: array<f32>;
 @group(0) @binding(4) var<storage, read_write> second_moments: array<f32>;
+@group(0) @binding(5) var<storage, read_write> sums: array<atomic<u32>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let number = workgroup_number(id, count) * 256u + lane;
-    if control[VERDICT] != VERDICT_COMMIT || number >= params.count {
-        return;
-    }
+// One element of the window.
+fn update(index: u32) {
     let clip = bitcast<f32>(control[CLIP]);
     let row = CURRENT + params.group * ROW_WORDS;
     let learning_rate = bitcast<f32>(control[row]);
     let step_size = bitcast<f32>(control[row + 1u]);
     let correction = bitcast<f32>(control[row + 2u]);
-
-    let index = params.start + number;
     let before = values[index];
     var coupled = params.weight_decay;
     var decayed = before;
@@ -58,7 +54,27 @@ fn main(
     let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, coupled);
     let m = params.beta1 * first_moments[index] + params.rest1 * g;
     let v = params.beta2 * second_moments[index] + params.rest2 * (g * g);
-    first_moments[index] = m;
-    second_moments[index] = v;
-    values[index] = decayed - step_size * (m / (sqrt_f32(v) * correction + params.epsilon));
+    first_moments[index] = accept(1u, first_moments[index], m);
+    second_moments[index] = accept(2u, second_moments[index], v);
+    let after = decayed - step_size * (m / (sqrt_f32(v) * correction + params.epsilon));
+    values[index] = accept(0u, before, after);
+}
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    if control[VERDICT] != VERDICT_COMMIT {
+        return;
+    }
+    let first = workgroup_number(id, count) * 256u * ELEMENTS + lane;
+    for (var part = 0u; part < ELEMENTS; part += 1u) {
+        let number = first + part * 256u;
+        if number < params.count {
+            update(params.start + number);
+        }
+    }
+    publish_tallies(lane);
 }

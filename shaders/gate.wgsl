@@ -3,8 +3,8 @@
 // Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 // record; counts a committed step; clears the status.
 //
-// Shapes: partials u32 [blocks + buffer_blocks, 4] of health.wgsl, of gradients and then of pending buffers, loss (bits), the control block (control.rs), the status, the record
-// u32 [RECORD_WORDS].
+// Shapes: partials u32 [blocks + buffer_blocks, 4] of health.wgsl, of gradients and then of pending buffers, loss (bits),
+// the control block (control.rs), the status, the record u32 [RECORD_WORDS].
 // Threads: a single one, so that the blocks are added in their order.
 // Bytes: 16 per block, and some hundred. Operations: a few per block.
 
@@ -15,6 +15,11 @@ struct Params {
     on_fault: u32, // verdict on a faulty step
     max_norm: f32, // 0: no clipping
     buffer_blocks: u32,
+    // The largest f32 turns each of these off.
+    loss_limit: f32,
+    score: f32,
+    log_ratio: f32,
+    warm_up: u32,
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<u32>;
@@ -65,6 +70,31 @@ fn read_faults(gradients: Gradients, loss: u32) -> u32 {
         | select(0u, FAULT_BUFFER, buffers_are_bad());
 }
 
+// How far above the statistics a step lies: zeros before they have their first steps.
+struct Scores {
+    loss: f32,
+    norm: f32,
+    excess: f32, // of the norm's logarithm over its mean
+}
+
+fn read_scores(loss: f32, norm: f32) -> Scores {
+    if control[SAMPLES] < params.warm_up {
+        return Scores(0.0, 0.0, 0.0);
+    }
+    let unit = unit_of_loss(bitcast<f32>(control[LOSS_MEAN + 1u]), bitcast<f32>(control[LOSS_LEVEL]));
+    let excess = log_f32(max(norm, 1e-30)) - bitcast<f32>(control[NORM_MEAN]);
+    let norm_score = excess / unit_of_norm(bitcast<f32>(control[NORM_MEAN + 1u]));
+    return Scores((loss - bitcast<f32>(control[LOSS_MEAN])) / unit, norm_score, excess);
+}
+
+// What the statistics and the limits say of a loss and a norm that are finite.
+fn read_spikes(loss: f32, scores: Scores) -> u32 {
+    let score_of_norm = params.score >= 3.4028234e38 || scores.norm > params.score;
+    return select(0u, FAULT_LOSS_LIMIT, loss > params.loss_limit)
+        | select(0u, FAULT_LOSS_SPIKE, scores.loss > params.score)
+        | select(0u, FAULT_NORM_SPIKE, scores.excess > params.log_ratio && score_of_norm);
+}
+
 // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1; 1 for a norm that is NaN, where no step commits.
 fn clip_of(norm: f32) -> f32 {
     if params.max_norm <= 0.0 || is_nan(norm) {
@@ -91,7 +121,13 @@ fn commit() {
 fn main() {
     let gradients = read_gradients();
     let loss = losses[params.loss_offset];
-    let faults = read_faults(gradients, loss);
+    var faults = read_faults(gradients, loss);
+    var scores = Scores(0.0, 0.0, 0.0);
+    // What is not finite has no place in a distribution.
+    if (faults & (FAULT_GRADIENT | FAULT_LOSS | FAULT_NORM)) == 0u {
+        scores = read_scores(bitcast<f32>(loss), gradients.norm);
+        faults |= read_spikes(bitcast<f32>(loss), scores);
+    }
     let held = control[HELD] != 0u || (faults != 0u && params.on_fault == VERDICT_HOLD);
     var verdict = VERDICT_COMMIT;
     if faults != 0u {
@@ -120,6 +156,8 @@ fn main() {
     record[8] = status[0];
     record[9] = status[1];
     record[10] = status[2];
+    record[12] = bitcast<u32>(scores.loss);
+    record[13] = bitcast<u32>(scores.norm);
     for (var word = 0u; word < 4u; word += 1u) {
         status[word] = 0u;
     }

@@ -40,6 +40,7 @@ pub const FILES: &[(&str, &str)] = table![
     "reduce_columns",
     "rmsprop",
     "scatter_add",
+    "seal",
     "settle",
     "sgd",
     "softmax",
@@ -62,6 +63,7 @@ pub const SHARED: &[(&str, &str)] = table![
     "shared/pool",
     "shared/reduction",
     "shared/status",
+    "shared/tally",
     "shared/tree",
 ];
 

@@ -168,6 +168,7 @@ fn adamw(generator: &mut Generator, device: &Device) -> everstep::Result<Work> {
             for state in optimizer.states() {
                 outputs.push(part(state)?);
             }
+            outputs.push(optimizer.gate().sums_slice());
             arena.device().record(Command {
                 op: "adamw",
                 work: CommandWork::Kernel(rule.kernel(&everstep::optim::Span::new(0, count, 0))),

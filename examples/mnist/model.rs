@@ -82,9 +82,9 @@ pub(crate) struct Cnn {
 }
 
 impl Cnn {
-    /// Initialised for the ReLU that follows (He et al., 2015).
+    /// Orthogonal matrices, scaled for the ReLU that follows (Saxe et al., 2014).
     fn new([height, width]: [usize; 2], generator: &mut Generator, device: &Device) -> everstep::Result<Self> {
-        let (weight, bias) = (Init::KaimingUniform { gain: gain::RELU, fan: Fan::In }, Init::Constant(0.0));
+        let (weight, bias) = (Init::Orthogonal { gain: gain::RELU }, Init::Constant(0.0));
         let conv = |from, to| Conv2dConfig::new(from, to, 3).padding(1).weight_init(weight).bias_init(bias);
         let linear = |from, to| LinearConfig::new(from, to).weight_init(weight).bias_init(bias);
         Ok(Self {

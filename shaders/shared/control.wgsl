@@ -8,9 +8,17 @@ const CLIP: u32 = 4u;
 const NORM: u32 = 5u;
 const START: u32 = 6u;
 const ROWS: u32 = 7u;
+const SAMPLES: u32 = 8u;
+const LOSS_MEAN: u32 = 9u;
+const NORM_MEAN: u32 = 11u;
+const LOSS_LEVEL: u32 = 13u;
+const TENTATIVE: u32 = 14u;
+const SUMMED_BEFORE: u32 = 15u;
 const CURRENT: u32 = 16u;
 const ROW_WORDS: u32 = 4u;
 const RECORD_WORDS: u32 = 16u;
+const SUMMED: u32 = 4u;
+const SUMS_BEFORE: u32 = 12u;
 
 const VERDICT_COMMIT: u32 = 0u;
 const VERDICT_REJECT: u32 = 1u;
@@ -23,3 +31,20 @@ const FAULT_DATA: u32 = 8u;
 const FAULT_SCHEDULE: u32 = 16u;
 const FAULT_HELD: u32 = 32u;
 const FAULT_BUFFER: u32 = 64u;
+const FAULT_LOSS_LIMIT: u32 = 128u;
+const FAULT_LOSS_SPIKE: u32 = 256u;
+const FAULT_NORM_SPIKE: u32 = 512u;
+const FAULT_STATE: u32 = 1024u;
+const FAULT_UPDATE: u32 = 2048u;
+
+// sqrt(pi / 2): the standard deviation over the mean distance, of a normal distribution.
+const SPREAD: f32 = 1.2533141;
+
+// The units of scores: a standard deviation, but at least a tenth of the loss's level and a half of the norm's logarithm.
+fn unit_of_loss(spread: f32, level: f32) -> f32 {
+    return max(max(spread * SPREAD, level * 0.1), 1.1754944e-38);
+}
+
+fn unit_of_norm(spread: f32) -> f32 {
+    return max(spread * SPREAD, 0.5);
+}

@@ -9,9 +9,25 @@
 //!       5  norm           f32, gradient norm before clipping
 //!       6  start          the committed count that the schedule's first row belongs to
 //!       7  rows           rows of the schedule that are valid
-//!       8..16             zero
+//!       8  samples        committed steps in the statistics below
+//!       9  loss mean      f32, running mean of the loss
+//!      10  loss spread    f32, running mean of its distance from that
+//!      11  norm mean      f32, the same of the gradient norm's natural logarithm
+//!      12  norm spread    f32
+//!      13  loss level     f32, mean magnitude of the loss over the first steps: what counts as much
+//!      14  tentative      1: the last step has partly written, and its state is void until the host restores one
+//!      15  summed         1: the sums of the last committed step's writes can be compared
 //!      16  current        one row of 4 f32 per group: the schedule's row for the step being committed
 //!          schedule       WINDOW rows of 4 f32 per group
+//! ```
+//! The sums ([`SUMS`] words in a buffer of their own) belong to up to [`SUMMED`] buffers, the parameters first and then the
+//! optimizer's states:
+//!
+//! ```text
+//! word  3 b      read      wrapping sum of the bits that this step's update read of buffer b
+//!       3 b + 1  written   of those it wrote
+//!       3 b + 2  refused   how many results were not finite, and so not stored
+//!      12 + b    before    what the last committed step had written
 //! ```
 //! A row holds what an optimizer wants per step, computed by the host in f64: the learning rate and its corrections.
 //! `shared/control.wgsl` is the twin of the constants here.
@@ -32,6 +48,18 @@ pub const NORM: usize = 5;
 pub const START: usize = 6;
 /// Word of the number of valid rows.
 pub const ROWS: usize = 7;
+/// Word of the number of steps in the statistics.
+pub const SAMPLES: usize = 8;
+/// Word of the loss's running mean; behind it its spread, and the two of the norm's logarithm.
+pub const LOSS_MEAN: usize = 9;
+/// Word of the running mean of the norm's logarithm.
+pub const NORM_MEAN: usize = 11;
+/// Word of the loss's mean magnitude over the first steps.
+pub const LOSS_LEVEL: usize = 13;
+/// Word that is 1 after a step that has partly written.
+pub const TENTATIVE: usize = 14;
+/// Word that is 1 while the last committed step's sums can be compared.
+pub const SUMMED_BEFORE: usize = 15;
 /// First word of the current rows.
 pub const CURRENT: usize = 16;
 /// f32 per row.
@@ -40,6 +68,13 @@ pub const ROW_WORDS: usize = 4;
 pub const WINDOW: usize = 64;
 /// Words of a step's record, which the gate writes beside the control block.
 pub const RECORD_WORDS: usize = 16;
+
+/// Buffers whose bits are summed: the parameters, and up to three states of the optimizer.
+pub const SUMMED: usize = 4;
+/// First word of the sums that the last committed step has left.
+pub const SUMS_BEFORE: usize = 3 * SUMMED;
+/// Words of the sums.
+pub const SUMS: usize = SUMS_BEFORE + SUMMED;
 
 /// What the gate does with a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +104,16 @@ pub mod fault {
     pub const HELD: u32 = 32;
     /// A running buffer would become not finite.
     pub const BUFFER: u32 = 64;
+    /// The loss is above its limit.
+    pub const LOSS_LIMIT: u32 = 128;
+    /// The loss is far above its running mean.
+    pub const LOSS_SPIKE: u32 = 256;
+    /// The gradient norm is far above its running mean.
+    pub const NORM_SPIKE: u32 = 512;
+    /// A parameter or a state of the optimizer is not what the last step has left.
+    pub const STATE: u32 = 1024;
+    /// The update would make a parameter or a state of the optimizer not finite.
+    pub const UPDATE: u32 = 2048;
 }
 
 /// First word of the schedule of a control block for `groups` groups.
@@ -102,6 +147,12 @@ pub struct Record {
     pub non_finite: u32,
     /// The device's status as the step found it.
     pub status: [u32; 3],
+    /// Whether the update has partly written: the state is void until an earlier one is restored.
+    pub tentative: bool,
+    /// How far the loss lies above its running mean, in units of its spread.
+    pub loss_score: f32,
+    /// How far the norm's logarithm lies above its running mean, in units of its spread.
+    pub norm_score: f32,
 }
 
 impl Record {
@@ -123,9 +174,31 @@ impl Record {
             largest: f32::from_bits(word(6)),
             non_finite: word(7),
             status: [word(8), word(9), word(10)],
+            tentative: word(11) != 0,
+            loss_score: f32::from_bits(word(12)),
+            norm_score: f32::from_bits(word(13)),
         }
     }
 }
+
+/// The unit of the loss's score: its standard deviation as its spread tells it for a normal distribution (the mean distance
+/// is sqrt(2 / pi) of it), and at least a tenth of its level, so that a loss that has become small may jump about.
+pub fn loss_unit(spread: f32, level: f32) -> f32 {
+    (spread * SPREAD).max(level * 0.1).max(f32::MIN_POSITIVE)
+}
+
+/// The unit of the score of the norm's natural logarithm: its standard deviation, and at least a half.
+pub fn norm_unit(spread: f32) -> f32 {
+    (spread * SPREAD).max(0.5)
+}
+
+/// The natural logarithm of a norm, with a bound for a norm of zero.
+pub fn log_norm(norm: f32) -> f32 {
+    crate::cpu::math::log_f32(norm.max(1e-30))
+}
+
+/// sqrt(pi / 2).
+const SPREAD: f32 = 1.253_314_1;
 
 /// Whether the bits are those of an infinity or a NaN: exponent all ones. Compilers of shaders may assume that NaN
 /// does not exist, so no comparison of floats is a test.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 use everstep_device::{Buffer, Command, Device, Work};
 use everstep_nn::Module;
@@ -56,8 +57,18 @@ pub struct Optimizer {
     // Factors on the rate, each with the committed step that it begins at, in order.
     reductions: Vec<(u64, f64)>,
     schedule_changed: bool,
+    // What the last step updated, and the parameters' version after it: others say that the state was changed on purpose.
+    updated: Option<Updated>,
     clip_value: f32,
     delivered: VecDeque<Record>,
+}
+
+/// What a step has updated.
+struct Updated {
+    // Ranges of elements, each with its group.
+    trainable: Vec<(usize, Range<usize>)>,
+    // Of the arena after it.
+    version: u64,
 }
 
 impl Optimizer {
@@ -93,6 +104,7 @@ impl Optimizer {
             plateau: None,
             reductions: Vec::new(),
             schedule_changed: true,
+            updated: None,
             clip_value: f32::MAX,
             delivered: VecDeque::new(),
         })
@@ -224,10 +236,17 @@ impl Optimizer {
         self.gate.check(loss)?;
         self.arena.finish_gradients()?;
         self.supply()?;
+        let trainable = self.arena.trainable();
+        let version = self.arena.version();
+        if self.updated.as_ref().is_some_and(|last| last.trainable != trainable || last.version != version) {
+            self.gate.expect_changes()?;
+        }
         self.gate.judge(&self.arena, loss)?;
-        self.update()?;
+        self.update(&trainable)?;
+        self.gate.seal()?;
         self.gate.settle(&self.arena)?;
         self.arena.mark_changed();
+        self.updated = Some(Updated { trainable, version: self.arena.version() });
         let mut records = Vec::new();
         let outcome = self.gate.deliver(&mut records);
         self.keep(records);
@@ -250,19 +269,20 @@ impl Optimizer {
     }
 
     /// The update kernel over what learns, in windows that a kernel can bind.
-    fn update(&self) -> Result<()> {
-        for (group, range) in self.arena.trainable() {
-            let rule = &self.rules[group];
-            for (start, count) in self.arena.windows(range) {
+    fn update(&self, trainable: &[(usize, Range<usize>)]) -> Result<()> {
+        for (group, range) in trainable {
+            let rule = &self.rules[*group];
+            for (start, count) in self.arena.windows(range.clone()) {
                 let part = |buffer: &Buffer| self.arena.window(buffer, start, count).map(|region| region.slice());
                 let mut outputs = vec![part(self.arena.values())?];
                 for state in self.states.iter().take(rule.states()) {
                     outputs.push(part(state)?);
                 }
+                outputs.push(self.gate.sums_slice());
                 self.arena.device().record(Command {
                     op: rule.name(),
                     work: Work::Kernel(
-                        rule.kernel(&Span { clip_value: self.clip_value, ..Span::new(0, count, group) }),
+                        rule.kernel(&Span { clip_value: self.clip_value, ..Span::new(0, count, *group) }),
                     ),
                     inputs: vec![part(self.arena.gradients())?, self.gate.control_slice()],
                     outputs,

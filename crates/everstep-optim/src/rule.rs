@@ -50,7 +50,8 @@ pub trait Rule: fmt::Debug + Send + Sync + 'static {
     /// device by the committed counter.
     fn row(&self, learning_rate: f64, committed: u64) -> [f32; 4];
 
-    /// The kernel over the elements of `span`. Inputs: gradients, control block; outputs: values, then the states. What
+    /// The kernel over the elements of `span`. Inputs: gradients, control block; outputs: values, then the states, then the
+    /// sums of the step ([`everstep_device::control::SUMS`]), to which it adds what it reads and writes. What
     /// it does to a gradient, in this order: scale it by the control block's clipping factor, limit it to the span's
     /// `clip_value`, add the gradients of the rule's penalties.
     fn kernel(&self, span: &Span) -> Arc<dyn Kernel>;

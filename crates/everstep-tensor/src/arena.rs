@@ -222,6 +222,11 @@ impl Arena {
         self.parameters.iter().try_for_each(Parameter::finish_gradient)
     }
 
+    /// A number that changes with every change of a parameter's values, by a step or by hand.
+    pub fn version(&self) -> u64 {
+        self.parameters.iter().map(Parameter::version).fold(0, u64::wrapping_add)
+    }
+
     /// Marks every parameter and running buffer as changed: tapes from before are stale.
     pub fn mark_changed(&self) {
         self.parameters.iter().for_each(Parameter::changed);

@@ -213,6 +213,11 @@ impl Parameter {
         self.0.home().owner.strong_count() > 0
     }
 
+    /// How often the values have changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
     /// Marks the values as changed: tapes that hold them are stale.
     pub(crate) fn changed(&self) {
         self.0.version.fetch_add(1, Ordering::AcqRel);

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use everstep_device::control::{self, Record, Verdict};
-use everstep_device::cpu::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams, Settle, SettleParams};
+use everstep_device::cpu::{
+    Gate, GateParams, HEALTH_BLOCK, Health, HealthParams, Seal, SealParams, Settle, SettleParams,
+};
 use everstep_device::{Buffer, Command, DType, Device, Readback, Shape, Slice, Work};
 
-use crate::{Arena, Error, RandomStream, Result, Tensor};
+use crate::{Arena, Detection, Error, RandomStream, Result, Tensor};
 
 /// How steps are judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,11 +23,13 @@ pub struct StepOptions {
     /// How many steps the host may be ahead of the records it has seen, 0 to 16: a record is delivered when the step
     /// that many later has been recorded, so that what a program does with it depends on no timing.
     pub in_flight: usize,
+    /// What counts as a fault beside what is not finite.
+    pub detection: Detection,
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { max_norm: None, on_fault: Verdict::Reject, in_flight: 4 }
+        Self { max_norm: None, on_fault: Verdict::Reject, in_flight: 4, detection: Detection::default() }
     }
 }
 
@@ -35,7 +39,7 @@ impl StepOptions {
         match self.max_norm {
             Some(norm) if norm.is_nan() || norm <= 0.0 => argument("max_norm", f64::from(norm), "more than 0"),
             _ if self.in_flight > MAX_IN_FLIGHT => argument("in_flight", self.in_flight as f64, "0 to 16"),
-            _ => Ok(()),
+            _ => self.detection.check(),
         }
     }
 }
@@ -48,6 +52,8 @@ pub struct StepGate {
     device: Device,
     groups: usize,
     control: Tensor,
+    // What the last update and this one have read and written.
+    sums: Tensor,
     options: StepOptions,
     // The record of the step judged last.
     record: Option<Tensor>,
@@ -70,10 +76,12 @@ impl StepGate {
         options.check()?;
         let words = control::words(groups);
         let control = Tensor::from_vec(vec![0u32; words], &[words], device)?;
+        let sums = Tensor::from_vec(vec![0u32; control::SUMS], &[control::SUMS], device)?;
         Ok(Self {
             device: device.clone(),
             groups,
             control,
+            sums,
             options,
             record: None,
             waiting: VecDeque::new(),
@@ -99,6 +107,11 @@ impl StepGate {
         self.control.slice_of_buffer()
     }
 
+    /// The sums of the step, see [`control::SUMS`]: the last output of every optimizer's kernel.
+    pub fn sums_slice(&self) -> Slice {
+        self.sums.slice_of_buffer()
+    }
+
     /// Steps judged so far, refused ones included.
     pub fn attempts(&self) -> u64 {
         self.attempts.load(Ordering::Relaxed)
@@ -121,7 +134,10 @@ impl StepGate {
 
     /// Writes `words` into the control block at word `at`.
     fn write(&self, at: usize, words: &[u32]) -> Result<()> {
-        let slice = self.words(at, words.len());
+        self.upload(self.words(at, words.len()), words)
+    }
+
+    fn upload(&self, slice: Slice, words: &[u32]) -> Result<()> {
         let work = Work::Upload(Arc::from(bytemuck::cast_slice::<u32, u8>(words)));
         Ok(self.device.record(Command { op: "control", work, inputs: vec![], outputs: vec![slice] })?)
     }
@@ -140,6 +156,11 @@ impl StepGate {
         let lost = self.failures != self.device.failures();
         if !changed && !lost && self.schedule.contains(&latest) {
             return Ok(());
+        }
+        if lost {
+            // An update may have run without what follows it.
+            self.expect_changes()?;
+            self.upload(self.sums_slice(), &[0; control::SUMS])?;
         }
         let start = self.committed;
         let rows: Vec<_> = (start..start + control::WINDOW as u64)
@@ -193,6 +214,10 @@ impl StepGate {
             on_fault: on_fault as u32,
             max_norm: self.options.max_norm.unwrap_or(0.0),
             buffer_blocks: blocks[1..].iter().sum::<usize>() as u32,
+            loss_limit: self.options.detection.loss_limit.unwrap_or(f32::MAX),
+            score: self.options.detection.score.unwrap_or(f32::MAX),
+            log_ratio: self.options.detection.norm_ratio.map_or(f32::MAX, f32::ln),
+            warm_up: self.options.detection.warm_up,
         });
         let record = Tensor::unwritten("gate", Shape::new(&[control::RECORD_WORDS])?, DType::U32, &self.device)?;
         self.device.record(Command {
@@ -238,6 +263,31 @@ impl StepGate {
             at += part.count();
         }
         Ok(partials)
+    }
+
+    /// Records the look at what the update kernels have read and written, after all of them: a fault of theirs makes the
+    /// step a tentative HOLD.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn seal(&self) -> Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let Detection { check_state, warm_up, window, .. } = self.options.detection;
+        let seal = Seal(SealParams { check: u32::from(check_state), warm_up, window: window as f32 });
+        Ok(self.device.record(Command {
+            op: "seal",
+            work: Work::Kernel(Arc::new(seal)),
+            inputs: vec![],
+            outputs: vec![self.control.slice_of_buffer(), self.sums.slice_of_buffer(), record.slice_of_buffer()],
+        })?)
+    }
+
+    /// Says that parameters or states were changed on purpose since the last step: they are not compared with what it left.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn expect_changes(&self) -> Result<()> {
+        self.write(control::SUMMED_BEFORE, &[0])
     }
 
     /// Records what the verdict means for the running buffers of `arena`; the last work of a step that looks at it.
@@ -296,9 +346,11 @@ impl StepGate {
         Ok(())
     }
 
-    /// Clears a HOLD: the next step is judged on its own. It is done at the return, whatever fails later.
+    /// Clears a HOLD: the next step is judged on its own. It is done at the return, whatever fails later. After a tentative
+    /// one the caller answers for the state, which has partly been written: see [`Record::tentative`].
     pub fn release(&mut self) -> Result<()> {
         self.write(control::HELD, &[0])?;
+        self.expect_changes()?;
         Ok(self.device.flush()?)
     }
 

@@ -82,19 +82,55 @@ params! {
     /// The uniform of `gate.wgsl`.
     pub struct GateParams {
         blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32, buffer_blocks: u32,
+        loss_limit: f32, score: f32, log_ratio: f32, warm_up: u32,
     }
 }
 
 /// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 /// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
 ///
-/// Inputs: the blocks of [`Health`], those of gradients and behind them those of pending buffers; the loss. Outputs: the control block, the device's status, which it clears, the
-/// step's record.
+/// Faulty is a loss above `loss_limit`; and, once `warm_up` steps are in the statistics, a loss whose score is above `score`,
+/// and a norm whose logarithm is more than `log_ratio` above its mean and whose score is above `score`. `f32::MAX` turns each
+/// off, `log_ratio` the test of the norm.
+///
+/// Inputs: the blocks of [`Health`], those of gradients and behind them those of pending buffers; the loss. Outputs: the
+/// control block, the device's status, which it clears, the step's record.
 #[derive(Clone, Debug)]
 pub struct Gate(pub GateParams);
 
+/// How far above the statistics the step lies.
+struct Scores {
+    loss: f32,
+    norm: f32,
+    // Of the norm's logarithm over its mean.
+    excess: f32,
+}
+
+impl Scores {
+    /// Zeros before the statistics have their first steps.
+    fn read(control: &[u32], loss: f32, norm: f32, warm_up: u32) -> Self {
+        if control[control::SAMPLES] < warm_up {
+            return Self { loss: 0.0, norm: 0.0, excess: 0.0 };
+        }
+        let word = |at: usize| f32::from_bits(control[at]);
+        let unit = control::loss_unit(word(control::LOSS_MEAN + 1), word(control::LOSS_LEVEL));
+        let excess = control::log_norm(norm) - word(control::NORM_MEAN);
+        let norm = excess / control::norm_unit(word(control::NORM_MEAN + 1));
+        Self { loss: (loss - word(control::LOSS_MEAN)) / unit, norm, excess }
+    }
+}
+
 impl Gate {
-    /// The faults of the step, from its parts.
+    /// What the statistics and the limits say of a loss and a norm.
+    fn spikes(&self, loss: f32, scores: &Scores) -> u32 {
+        let p = self.0;
+        let norm_score = p.score == f32::MAX || scores.norm > p.score;
+        let mut faults = if loss > p.loss_limit { fault::LOSS_LIMIT } else { 0 };
+        faults |= if scores.loss > p.score { fault::LOSS_SPIKE } else { 0 };
+        faults | if scores.excess > p.log_ratio && norm_score { fault::NORM_SPIKE } else { 0 }
+    }
+
+    /// The faults of the step that are certain, from its parts.
     fn faults(control: &[u32], status: &[u32], loss: u32, norm: f32, [gradients, buffers]: [u32; 2]) -> u32 {
         let row = control[control::COMMITTED].wrapping_sub(control[control::START]);
         let mut faults = 0;
@@ -133,6 +169,11 @@ impl Kernel for Gate {
         let norm = squares.sqrt();
         let buffers = buffers.chunks_exact(4).fold(0, |bad, block| bad | block[2]);
         let faults = Self::faults(control, status, loss, norm, [non_finite, buffers]);
+        // What is not finite has no place in a distribution.
+        let finite = faults & (fault::GRADIENT | fault::LOSS | fault::NORM) == 0;
+        let warm_up = if finite { p.warm_up } else { u32::MAX };
+        let scores = Scores::read(control, f32::from_bits(loss), norm, warm_up);
+        let faults = faults | if finite { self.spikes(f32::from_bits(loss), &scores) } else { 0 };
         let held = control[control::HELD] != 0 || (faults != 0 && p.on_fault == Verdict::Hold as u32);
         let verdict = match faults {
             0 => Verdict::Commit,
@@ -158,6 +199,7 @@ impl Kernel for Gate {
         let words = [attempt, committed, verdict as u32, faults, loss, norm.to_bits(), largest, non_finite];
         record[..8].copy_from_slice(&words);
         record[8..11].copy_from_slice(&status[..3]);
+        record[12..14].copy_from_slice(&[scores.loss.to_bits(), scores.norm.to_bits()]);
         status.fill(0);
     }
 

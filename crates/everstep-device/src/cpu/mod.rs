@@ -22,10 +22,12 @@ mod pool;
 pub(crate) mod power;
 mod reduce;
 mod rmsprop;
+mod seal;
 mod settle;
 mod sgd;
 pub(crate) mod simd;
 mod softmax;
+mod tally;
 
 pub use adam::{Adam, AdamParams};
 pub use attention::{Attention, AttentionBackward, AttentionParams, WIDEST_HEAD};
@@ -44,6 +46,7 @@ pub use pointwise::Pointwise;
 pub use pool::{AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward, MaxPoolGather, PoolGeometry, PoolParams};
 pub use reduce::{ArgMax, ArgMaxParams, Reduce, ReduceParams, Reduction};
 pub use rmsprop::{Rmsprop, RmspropParams};
+pub use seal::{Seal, SealParams};
 pub use settle::{Settle, SettleParams};
 pub use sgd::{Sgd, SgdParams};
 pub use softmax::{Softmax, SoftmaxBackward, SoftmaxParams};
@@ -81,6 +84,7 @@ pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("reduce_columns", ReduceParams::FIELDS),
     ("rmsprop", RmspropParams::FIELDS),
     ("scatter_add", IndexParams::FIELDS),
+    ("seal", SealParams::FIELDS),
     ("settle", SettleParams::FIELDS),
     ("sgd", SgdParams::FIELDS),
     ("softmax", SoftmaxParams::FIELDS),

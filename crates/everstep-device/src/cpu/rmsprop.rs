@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::sgd::{CHUNK, Penalty, Step};
 use super::simd::simd;
+use super::tally::{self, Tally};
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -20,7 +21,7 @@ params! {
 ///
 /// Where `centered`, s - a^2 takes the place of s, with the running mean a of the gradient (Graves, 2013); rounding below
 /// zero counts as zero. With momentum b = momentum b + d takes the place of d. `rest` is 1 - alpha, computed in f64.
-/// Inputs: gradients, control block. Outputs: parameters, s, a, b; a and b are touched only where they are used. Touches
+/// Inputs: gradients, control block. Outputs: parameters, s, a, b, the sums of the step; a and b are touched only where they are used. Touches
 /// the elements `start..start + count`; nothing where the verdict is not COMMIT.
 #[derive(Clone, Debug)]
 pub struct Rmsprop(pub RmspropParams);
@@ -32,20 +33,21 @@ fn loop_of<const CENTERED: bool, const MOMENTUM: bool>(
     step: Step,
     gradient: &[f32],
     state: [&mut [f32]; 4],
-) {
+) -> [Tally; 4] {
     let penalty = Penalty { limit: p.clip_value, l1: p.l1, l2: p.weight_decay };
     let [value, square, average, buffer] = state;
     let count = value.len();
     let (gradient, square) = (&gradient[..count], &mut square[..count]);
     let (average, buffer) = (&mut average[..count], &mut buffer[..count]);
+    let [mut values, mut squares, mut averages, mut buffers] = [Tally::default(); 4];
     for index in 0..count {
         let before = value[index];
         let g = step.gradient(gradient[index], before, penalty);
         let squared = p.alpha * square[index] + p.rest * (g * g);
-        square[index] = squared;
+        squares.store(&mut square[index], squared);
         let variance = if CENTERED {
             let mean = p.alpha * average[index] + p.rest * g;
-            average[index] = mean;
+            averages.store(&mut average[index], mean);
             let difference = squared - mean * mean;
             if difference < 0.0 { 0.0 } else { difference }
         } else {
@@ -54,14 +56,15 @@ fn loop_of<const CENTERED: bool, const MOMENTUM: bool>(
         let mut direction = g / (variance.sqrt() + p.epsilon);
         if MOMENTUM {
             direction += p.momentum * buffer[index];
-            buffer[index] = direction;
+            buffers.store(&mut buffer[index], direction);
         }
-        value[index] = before - step.row[0] * direction;
+        values.store(&mut value[index], before - step.row[0] * direction);
     }
+    [values, squares, averages, buffers]
 }
 
 simd! {
-    fn update(p: RmspropParams, step: Step, gradient: &[f32], state: [&mut [f32]; 4]) {
+    fn update(p: RmspropParams, step: Step, gradient: &[f32], state: [&mut [f32]; 4]) -> [Tally; 4] {
         match (p.centered != 0, p.momentum > 0.0) {
             (false, false) => loop_of::<false, false>(p, step, gradient, state),
             (false, true) => loop_of::<false, true>(p, step, gradient, state),
@@ -81,7 +84,7 @@ impl Kernel for Rmsprop {
         let range = p.start as usize..(p.start + p.count) as usize;
         let gradient = &args.input::<f32>(0)[range.clone()];
         let Some(step) = Step::read(args.inputs[1], p.group) else { return };
-        let [value, square, average, buffer] = &mut args.outputs[..] else { return };
+        let [value, square, average, buffer, sums] = &mut args.outputs[..] else { return };
         let value: &mut [f32] = &mut bytemuck::cast_slice_mut(value)[range.clone()];
         let square: &mut [f32] = &mut bytemuck::cast_slice_mut(square)[range.clone()];
         let average: &mut [f32] = &mut bytemuck::cast_slice_mut(average)[range.clone()];
@@ -89,14 +92,15 @@ impl Kernel for Rmsprop {
         let first = value.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK));
         let second = average.par_chunks_mut(CHUNK).zip(buffer.par_chunks_mut(CHUNK));
         let state = first.zip(second).zip(gradient.par_chunks(CHUNK));
-        state.for_each(|(((value, square), (average, buffer)), gradient)| {
-            update(p, step, gradient, [value, square, average, buffer]);
+        let parts = state.map(|(((value, square), (average, buffer)), gradient)| {
+            update(p, step, gradient, [value, square, average, buffer])
         });
+        tally::publish(parts.reduce(Default::default, tally::add), sums);
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         let shader = Shader::File { name: "rmsprop", constants: vec![] };
-        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256));
+        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256 * 8));
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }
 }

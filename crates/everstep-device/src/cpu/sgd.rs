@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::simd::simd;
+use super::tally::{self, Tally};
 use crate::control::{self, Verdict};
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -18,7 +19,8 @@ params! {
 /// PyTorch's SGD: g += weight_decay p + l1 sign(p); b = momentum b + row\[1\] g; p -= row\[0\] (nesterov: g + momentum b, else b).
 ///
 /// The group's schedule row is (learning rate, 1 - dampening). Inputs: gradients, control block. Outputs: parameters,
-/// momentum buffer. Touches the elements `start..start + count`; nothing where the verdict is not COMMIT.
+/// momentum buffer, the sums of the step ([`control::SUMS`]). Touches the elements `start..start + count`; nothing where
+/// the verdict is not COMMIT.
 #[derive(Clone, Debug)]
 pub struct Sgd(pub SgdParams);
 
@@ -67,17 +69,20 @@ impl Step {
 }
 
 simd! {
-    fn update(p: SgdParams, step: Step, gradient: &[f32], value: &mut [f32], buffer: &mut [f32]) {
+    fn update(p: SgdParams, step: Step, gradient: &[f32], value: &mut [f32], buffer: &mut [f32]) -> [Tally; 2] {
         let count = value.len();
         let (gradient, buffer) = (&gradient[..count], &mut buffer[..count]);
         let penalty = Penalty { limit: p.clip_value, l1: p.l1, l2: p.weight_decay };
+        let [mut values, mut buffers] = [Tally::default(); 2];
         for index in 0..count {
-            let g = step.gradient(gradient[index], value[index], penalty);
+            let before = value[index];
+            let g = step.gradient(gradient[index], before, penalty);
             let moving = p.momentum * buffer[index] + step.row[1] * g;
-            buffer[index] = moving;
+            buffers.store(&mut buffer[index], moving);
             let direction = if p.nesterov != 0 { g + p.momentum * moving } else { moving };
-            value[index] -= step.row[0] * direction;
+            values.store(&mut value[index], before - step.row[0] * direction);
         }
+        [values, buffers]
     }
 }
 
@@ -91,16 +96,17 @@ impl Kernel for Sgd {
         let range = p.start as usize..(p.start + p.count) as usize;
         let gradient = &args.input::<f32>(0)[range.clone()];
         let Some(step) = Step::read(args.inputs[1], p.group) else { return };
-        let [value, buffer] = &mut args.outputs[..] else { return };
+        let [value, buffer, sums] = &mut args.outputs[..] else { return };
         let value: &mut [f32] = &mut bytemuck::cast_slice_mut(value)[range.clone()];
         let buffer: &mut [f32] = &mut bytemuck::cast_slice_mut(buffer)[range];
         let state = value.par_chunks_mut(CHUNK).zip(buffer.par_chunks_mut(CHUNK));
-        state.zip(gradient.par_chunks(CHUNK)).for_each(|((value, buffer), g)| update(p, step, g, value, buffer));
+        let parts = state.zip(gradient.par_chunks(CHUNK)).map(|((value, buffer), g)| update(p, step, g, value, buffer));
+        tally::publish(parts.reduce(Default::default, tally::add), sums);
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         let shader = Shader::File { name: "sgd", constants: vec![] };
-        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256));
+        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256 * 8));
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }
 }

@@ -48,7 +48,7 @@ fn prepare(rule: impl Rule, model: &Model) -> Result<Optimizer> {
 
 /// The same optimizer with another answer to faults and another distance between host and records.
 pub(crate) fn judged(optimizer: Optimizer, on_fault: Verdict, in_flight: usize) -> Result<Optimizer> {
-    optimizer.with_options(StepOptions { max_norm: Some(0.5), on_fault, in_flight })
+    optimizer.with_options(StepOptions { max_norm: Some(0.5), on_fault, in_flight, ..StepOptions::default() })
 }
 
 #[derive(Module)]

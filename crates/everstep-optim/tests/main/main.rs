@@ -3,6 +3,7 @@
 
 mod buffers;
 mod common;
+mod detection;
 mod determinism;
 mod errors;
 mod groups;

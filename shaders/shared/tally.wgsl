@@ -1,0 +1,35 @@
+// uses: shared/float_bits
+
+// What an update reads and writes, as sums by which the next step sees whether the memory between them kept it.
+//
+// A kernel that uses this declares `const TALLIES: u32`, how many buffers it updates, `sums: array<atomic<u32>>` and
+// workgroups of at least 12 threads. Each thread calls `store` for every element and then `publish_tallies`, which has two
+// barriers, once. All sums are of integers and wrap, so that their order does not show.
+
+// Per buffer: bits read, bits written, results that were not finite.
+var<private> tallies: array<u32, 12>;
+var<workgroup> group_tallies: array<atomic<u32>, 12>;
+
+// What to store in place of `before`: `after`, unless that is not finite.
+fn accept(buffer: u32, before: f32, after: f32) -> f32 {
+    let refused = is_non_finite(after);
+    let kept = select(after, before, refused);
+    tallies[3u * buffer] += bitcast<u32>(before);
+    tallies[3u * buffer + 1u] += bitcast<u32>(kept);
+    tallies[3u * buffer + 2u] += select(0u, 1u, refused);
+    return kept;
+}
+
+fn publish_tallies(lane: u32) {
+    if lane < 12u {
+        atomicStore(&group_tallies[lane], 0u);
+    }
+    workgroupBarrier();
+    for (var word = 0u; word < 3u * TALLIES; word += 1u) {
+        atomicAdd(&group_tallies[word], tallies[word]);
+    }
+    workgroupBarrier();
+    if lane < 3u * TALLIES {
+        atomicAdd(&sums[lane], atomicLoad(&group_tallies[lane]));
+    }
+}
