@@ -19,6 +19,7 @@ struct Params {
     loss_limit: f32,
     score: f32,
     log_ratio: f32,
+    rate_ratio: f32,
     warm_up: u32,
 }
 
@@ -95,6 +96,23 @@ fn read_spikes(loss: f32, scores: Scores) -> u32 {
         | select(0u, FAULT_NORM_SPIKE, scores.excess > params.log_ratio && score_of_norm);
 }
 
+// Whether the largest learning rate of the step's schedule rows is far above those before.
+fn rate_is_high() -> bool {
+    let row = control[COMMITTED] - control[START];
+    let highest = bitcast<f32>(control[RATE]);
+    // There is nothing to compare with before a step has learned.
+    let off = params.rate_ratio >= 3.4028234e38 || highest == 0.0;
+    if off || control[SAMPLES] < params.warm_up || row >= control[ROWS] {
+        return false;
+    }
+    let start = CURRENT + params.groups * ROW_WORDS * (row + 1u);
+    var high = false;
+    for (var group = 0u; group < params.groups; group += 1u) {
+        high = high || bitcast<f32>(control[start + group * ROW_WORDS]) > params.rate_ratio * highest;
+    }
+    return high;
+}
+
 // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1; 1 for a norm that is NaN, where no step commits.
 fn clip_of(norm: f32) -> f32 {
     if params.max_norm <= 0.0 || is_nan(norm) {
@@ -128,6 +146,7 @@ fn main() {
         scores = read_scores(bitcast<f32>(loss), gradients.norm);
         faults |= read_spikes(bitcast<f32>(loss), scores);
     }
+    faults |= select(0u, FAULT_RATE, rate_is_high());
     let held = control[HELD] != 0u || (faults != 0u && params.on_fault == VERDICT_HOLD);
     var verdict = VERDICT_COMMIT;
     if faults != 0u {

@@ -10,6 +10,7 @@ struct Params {
     check: u32, // 1: compare the sums
     warm_up: u32,
     window: f32, // steps
+    groups: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> control: array<u32>;
@@ -54,6 +55,10 @@ fn learn(loss: f32, norm: f32) {
     }
     take(LOSS_MEAN, loss, loss_unit);
     take(NORM_MEAN, log_f32(max(norm, 1e-30)), norm_unit);
+    for (var group = 0u; group < params.groups; group += 1u) {
+        let rate = bitcast<f32>(control[CURRENT + group * ROW_WORDS]);
+        control[RATE] = bitcast<u32>(max(bitcast<f32>(control[RATE]), rate));
+    }
     control[SAMPLES] = samples + select(0u, 1u, samples < 0xffffffffu);
 }
 

@@ -14,7 +14,8 @@ const NORM_MEAN: u32 = 11u;
 const LOSS_LEVEL: u32 = 13u;
 const TENTATIVE: u32 = 14u;
 const SUMMED_BEFORE: u32 = 15u;
-const CURRENT: u32 = 16u;
+const RATE: u32 = 16u;
+const CURRENT: u32 = 24u;
 const ROW_WORDS: u32 = 4u;
 const RECORD_WORDS: u32 = 16u;
 const SUMMED: u32 = 4u;
@@ -36,6 +37,7 @@ const FAULT_LOSS_SPIKE: u32 = 256u;
 const FAULT_NORM_SPIKE: u32 = 512u;
 const FAULT_STATE: u32 = 1024u;
 const FAULT_UPDATE: u32 = 2048u;
+const FAULT_RATE: u32 = 4096u;
 
 // sqrt(pi / 2): the standard deviation over the mean distance, of a normal distribution.
 const SPREAD: f32 = 1.2533141;

@@ -3,7 +3,7 @@
 use std::iter::FusedIterator;
 
 use everstep_device::Device;
-use everstep_tensor::Tensor;
+use everstep_tensor::{State, Tensor, Visit};
 
 use crate::{Cursor, Dataset, Epoch, HostBatch, HostLoader, HostTensor, LoaderConfig, Result, Values};
 
@@ -150,6 +150,13 @@ impl Loader {
     /// As [`HostLoader::seek`].
     pub fn seek(&mut self, cursor: Cursor) -> Result<()> {
         self.host.seek(cursor)
+    }
+}
+
+/// As [`HostLoader`]'s.
+impl State for Loader {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
+        self.host.visit(visit)
     }
 }
 

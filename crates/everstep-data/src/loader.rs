@@ -3,6 +3,7 @@
 use std::iter::FusedIterator;
 use std::sync::Arc;
 
+use everstep_tensor::{State, Visit};
 use serde::{Deserialize, Serialize};
 
 use crate::assemble::Assembler;
@@ -162,6 +163,23 @@ impl HostLoader {
         if cursor.position > samples as u64 {
             return Err(Error::Cursor { cursor, samples });
         }
+        if cursor != self.cursor {
+            self.worker = None;
+            self.cursor = cursor;
+        }
+        Ok(())
+    }
+}
+
+/// The cursor: what follows a restore is what followed then.
+impl State for HostLoader {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
+        let (mut cursor, samples) = (self.cursor, self.samples());
+        let check = |cursor: &Cursor| {
+            let outside = cursor.position > samples as u64;
+            outside.then(|| Error::Cursor { cursor: *cursor, samples }.to_string())
+        };
+        visit.value_if("cursor", &mut cursor, check)?;
         if cursor != self.cursor {
             self.worker = None;
             self.cursor = cursor;

@@ -11,6 +11,7 @@ use common::{Scripted, numbers};
 use everstep_data::{
     At, Cursor, Dataset, Error, FieldSpec, HostBatch, HostLoader, LoaderConfig, MAX_PREFETCH, SampleSpec,
 };
+use everstep_tensor::Snapshot;
 
 fn config(batch_size: usize, prefetch: usize) -> LoaderConfig {
     LoaderConfig::new(batch_size).shuffle(3).prefetch(prefetch)
@@ -18,6 +19,25 @@ fn config(batch_size: usize, prefetch: usize) -> LoaderConfig {
 
 fn take(loader: &mut HostLoader, calls: usize) -> Vec<Option<HostBatch>> {
     (0..calls).map(|_| loader.next_batch().unwrap()).collect()
+}
+
+/// A restored loader gives what it gave then, with a worker that had run ahead and without; a place past its end is refused.
+#[test]
+fn a_snapshot_holds_the_place() {
+    for prefetch in [0, 3] {
+        let mut loader = HostLoader::new(numbers(10, 2), config(3, prefetch)).unwrap();
+        take(&mut loader, 6);
+        let mut snapshot = Snapshot::default();
+        snapshot.save(&mut loader).unwrap();
+        let expected = take(&mut loader, 7);
+        snapshot.restore(&mut loader).unwrap();
+        assert_eq!(take(&mut loader, 7), expected);
+        let before = loader.cursor();
+        let mut small = HostLoader::new(numbers(2, 2), config(1, prefetch)).unwrap();
+        let error = snapshot.restore(&mut small).unwrap_err();
+        assert!(error.to_string().contains("`cursor`"), "{error}");
+        assert_eq!((small.cursor().position, loader.cursor()), (0, before));
+    }
 }
 
 #[test]

@@ -17,7 +17,9 @@
 //!      13  loss level     f32, mean magnitude of the loss over the first steps: what counts as much
 //!      14  tentative      1: the last step has partly written, and its state is void until the host restores one
 //!      15  summed         1: the sums of the last committed step's writes can be compared
-//!      16  current        one row of 4 f32 per group: the schedule's row for the step being committed
+//!      16  rate           f32, largest learning rate of a committed step
+//!      17..24            zero
+//!      24  current        one row of 4 f32 per group: the schedule's row for the step being committed
 //!          schedule       WINDOW rows of 4 f32 per group
 //! ```
 //! The sums ([`SUMS`] words in a buffer of their own) belong to up to [`SUMMED`] buffers, the parameters first and then the
@@ -29,7 +31,7 @@
 //!       3 b + 2  refused   how many results were not finite, and so not stored
 //!      12 + b    before    what the last committed step had written
 //! ```
-//! A row holds what an optimizer wants per step, computed by the host in f64: the learning rate and its corrections.
+//! A row holds what an optimizer wants per step, computed by the host in f64: the learning rate and then its corrections.
 //! `shared/control.wgsl` is the twin of the constants here.
 
 /// Word of the attempt counter.
@@ -60,8 +62,10 @@ pub const LOSS_LEVEL: usize = 13;
 pub const TENTATIVE: usize = 14;
 /// Word that is 1 while the last committed step's sums can be compared.
 pub const SUMMED_BEFORE: usize = 15;
+/// Word of the largest learning rate of a committed step.
+pub const RATE: usize = 16;
 /// First word of the current rows.
-pub const CURRENT: usize = 16;
+pub const CURRENT: usize = 24;
 /// f32 per row.
 pub const ROW_WORDS: usize = 4;
 /// Rows of the schedule per group: more than the steps that can be in flight, so a verdict learned late never empties it.
@@ -114,6 +118,8 @@ pub mod fault {
     pub const STATE: u32 = 1024;
     /// The update would make a parameter or a state of the optimizer not finite.
     pub const UPDATE: u32 = 2048;
+    /// The learning rate is far above those before.
+    pub const RATE: u32 = 4096;
 }
 
 /// First word of the schedule of a control block for `groups` groups.

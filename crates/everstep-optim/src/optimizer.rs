@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use everstep_device::{Buffer, Command, Device, Work};
 use everstep_nn::Module;
-use everstep_tensor::{Arena, Parameter, Record, StepGate, StepOptions, Tensor, Verdict};
+use everstep_tensor::{Arena, Parameter, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit};
 
 use crate::error::check;
 use crate::{Error, LearningRate, Plateau, ReduceOnPlateau, Result, Rule, Span};
@@ -56,11 +56,28 @@ pub struct Optimizer {
     plateau: Option<Plateau>,
     // Factors on the rate, each with the committed step that it begins at, in order.
     reductions: Vec<(u64, f64)>,
+    anew: Option<Anew>,
     schedule_changed: bool,
     // What the last step updated, and the parameters' version after it: others say that the state was changed on purpose.
     updated: Option<Updated>,
     clip_value: f32,
     delivered: VecDeque<Record>,
+}
+
+/// States that began anew, and the factor on the rate since then.
+#[derive(Clone, Copy, Debug)]
+struct Anew {
+    factor: f64,
+    // The committed step from which it rises, and over how many.
+    from: u64,
+    warm_up: u64,
+}
+
+impl Anew {
+    fn scale(self, committed: u64) -> f64 {
+        let risen = (committed.saturating_sub(self.from) + 1) as f64 / self.warm_up.max(1) as f64;
+        self.factor * risen.min(1.0)
+    }
 }
 
 /// What a step has updated.
@@ -103,6 +120,7 @@ impl Optimizer {
             rate: Box::new(Base),
             plateau: None,
             reductions: Vec::new(),
+            anew: None,
             schedule_changed: true,
             updated: None,
             clip_value: f32::MAX,
@@ -215,7 +233,22 @@ impl Optimizer {
     /// The learning rate of `group` for the step that follows `committed` committed ones; 0 for a group that is not there.
     pub fn learning_rate(&self, group: usize, committed: u64) -> f64 {
         let Some(rule) = self.rules.get(group) else { return 0.0 };
-        scale(&self.reductions, committed) * self.rate.rate(committed, rule.learning_rate())
+        let anew = self.anew.map_or(1.0, |anew| anew.scale(committed));
+        anew * scale(&self.reductions, committed) * self.rate.rate(committed, rule.learning_rate())
+    }
+
+    /// Zeroes the rule's states (momentum, moments), and from the next step on multiplies every learning rate by `factor`, to
+    /// which it rises over `warm_up` steps. It takes the place of an earlier factor, and a restored snapshot keeps it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] where the factor is not a positive number; those of the recording.
+    pub fn begin_anew(&mut self, factor: f64, warm_up: u64) -> Result<()> {
+        check("Optimizer", "factor", factor, factor > 0.0 && factor.is_finite(), "finite and more than 0")?;
+        self.states.iter().try_for_each(|state| self.arena.zero_state(state))?;
+        self.gate.expect_changes()?;
+        self.anew = Some(Anew { factor, from: self.gate.latest(), warm_up });
+        self.schedule_changed = true;
+        Ok(())
     }
 
     /// Forgets the gradients that backward passes have collected since the last step. A step does so by itself.
@@ -258,10 +291,11 @@ impl Optimizer {
         // Of the reductions that begin before any step to come, the last one is enough.
         let past = self.reductions.iter().filter(|(from, _)| *from <= self.gate.committed()).count();
         self.reductions.drain(..past.saturating_sub(1));
-        let Self { gate, rules, rate, reductions, .. } = self;
+        let Self { gate, rules, rate, reductions, anew, .. } = self;
         let row = |committed: u64, group: usize| {
             let rule = &rules[group];
-            rule.row(scale(reductions, committed) * rate.rate(committed, rule.learning_rate()), committed)
+            let anew = anew.map_or(1.0, |anew| anew.scale(committed));
+            rule.row(anew * scale(reductions, committed) * rate.rate(committed, rule.learning_rate()), committed)
         };
         gate.supply(self.schedule_changed, row)?;
         self.schedule_changed = false;
@@ -290,6 +324,14 @@ impl Optimizer {
             }
         }
         Ok(())
+    }
+
+    /// Waits for the records of all steps so far and keeps them, of steps with bad data too: their status says so.
+    fn collect_records(&mut self) {
+        let mut records = Vec::new();
+        // Each call that fails has taken the record that it failed about.
+        while self.gate.drain(&mut records).is_err() && self.gate.is_behind() {}
+        self.keep(records);
     }
 
     fn keep(&mut self, records: Vec<Record>) {
@@ -340,6 +382,11 @@ impl Optimizer {
         &self.states
     }
 
+    /// How steps are judged.
+    pub fn options(&self) -> StepOptions {
+        self.options
+    }
+
     /// The gate.
     pub fn gate(&self) -> &StepGate {
         &self.gate
@@ -348,6 +395,32 @@ impl Optimizer {
     /// The device.
     pub fn device(&self) -> &Device {
         self.arena.device()
+    }
+}
+
+/// The arena, the rule's states, the gate, what a plateau has seen and done, and which parameters learn. The learning rate's
+/// schedule is not part of it: it is a function of the committed steps. A restore takes the records that are under way as
+/// they come, waits for them, and clears a HOLD; gradients begin anew.
+impl State for Optimizer {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
+        if visit.is_restore() {
+            self.collect_records();
+        }
+        visit.within("arena", &mut self.arena)?;
+        for (number, state) in self.states.iter().enumerate() {
+            visit.buffer(&format!("state{number}"), state)?;
+        }
+        visit.within("gate", &mut self.gate)?;
+        visit.value("plateau", &mut self.plateau)?;
+        visit.value("reductions", &mut self.reductions)?;
+        let mut trainable = self.updated.as_ref().map(|last| last.trainable.clone());
+        visit.value("trainable", &mut trainable)?;
+        if visit.is_restore() {
+            let version = self.arena.version();
+            self.updated = trainable.map(|trainable| Updated { trainable, version });
+            self.schedule_changed = true;
+        }
+        Ok(())
     }
 }
 

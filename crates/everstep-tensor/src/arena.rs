@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use everstep_device::{ALIGNMENT, Buffer, DType, Device, Layout, Region, Shape};
 
-use crate::{Error, Parameter, Result, RunningBuffer, Tensor};
+use crate::{Error, Parameter, Result, RunningBuffer, State, Tensor, Visit};
 
 /// Parameters in contiguous buffers, group after group. While it lives, it owns them.
 pub struct Arena {
@@ -194,6 +194,14 @@ impl Arena {
         Ok(buffer)
     }
 
+    /// Zeroes a buffer that [`Arena::state`] gave.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn zero_state(&self, state: &Buffer) -> Result<()> {
+        self.zero(state, self.elements)
+    }
+
     /// `range` in pieces that a kernel can bind: (first element, count).
     pub fn windows(&self, range: Range<usize>) -> impl Iterator<Item = (usize, usize)> + use<> {
         let most = (self.device.window_bytes() / 4 / STEP * STEP).max(STEP);
@@ -222,6 +230,14 @@ impl Arena {
         self.parameters.iter().try_for_each(Parameter::finish_gradient)
     }
 
+    /// The parameters' values and the running buffers, committed and pending: gradients are made anew by every step.
+    fn visit_buffers(&self, visit: &mut Visit<'_>) -> Result<()> {
+        visit.buffer("values", &self.values)?;
+        let Some(running) = &self.running else { return Ok(()) };
+        visit.buffer("committed", &running.committed)?;
+        visit.buffer("pending", &running.pending)
+    }
+
     /// A number that changes with every change of a parameter's values, by a step or by hand.
     pub fn version(&self) -> u64 {
         self.parameters.iter().map(Parameter::version).fold(0, u64::wrapping_add)
@@ -231,6 +247,17 @@ impl Arena {
     pub fn mark_changed(&self) {
         self.parameters.iter().for_each(Parameter::changed);
         self.buffers().iter().for_each(RunningBuffer::changed);
+    }
+}
+
+impl State for Arena {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        self.visit_buffers(visit)?;
+        if visit.is_restore() {
+            self.parameters.iter().for_each(Parameter::zero_grad);
+            self.mark_changed();
+        }
+        Ok(())
     }
 }
 

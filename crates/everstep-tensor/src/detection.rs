@@ -1,5 +1,7 @@
 //! What counts as a fault of a step beside what is not finite.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// Limits of a healthy step. What is not finite (a loss, a gradient, their norm, a running buffer, a result of the update) is
@@ -9,7 +11,8 @@ use crate::{Error, Result};
 /// absolute deviation tells them: that of the loss, at least a tenth of its level over the first `warm_up` steps; that of the
 /// gradient norm's natural logarithm, at least 0.5. A refused step never enters the mean, and no step moves it further than
 /// four standard deviations would.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Detection {
     /// The largest loss; `None` for no limit.
     pub loss_limit: Option<f32>,
@@ -17,7 +20,9 @@ pub struct Detection {
     pub score: Option<f32>,
     /// How many times its typical size a norm may be, with `score` as a second condition; `None` for no limit.
     pub norm_ratio: Option<f32>,
-    /// Committed steps before scores and the ratio count.
+    /// How many times the largest rate of earlier steps a learning rate may be; `None` for no limit.
+    pub rate_ratio: Option<f32>,
+    /// Committed steps before scores and ratios count.
     pub warm_up: u32,
     /// Committed steps over which the means run.
     pub window: u32,
@@ -29,15 +34,23 @@ pub struct Detection {
 impl Default for Detection {
     /// Certain faults alone: the state is checked, and no size is a fault.
     fn default() -> Self {
-        Self { loss_limit: None, score: None, norm_ratio: None, warm_up: 20, window: 100, check_state: true }
+        Self {
+            loss_limit: None,
+            score: None,
+            norm_ratio: None,
+            rate_ratio: None,
+            warm_up: 20,
+            window: 100,
+            check_state: true,
+        }
     }
 }
 
 impl Detection {
     /// The default, and steps that stand out: a loss 6 standard deviations above its mean, a norm 100 times its typical
-    /// size and as many deviations above.
+    /// size and as many deviations above, a learning rate 10 times the largest one before.
     pub fn spikes() -> Self {
-        Self { score: Some(6.0), norm_ratio: Some(100.0), ..Self::default() }
+        Self { score: Some(6.0), norm_ratio: Some(100.0), rate_ratio: Some(10.0), ..Self::default() }
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -48,6 +61,9 @@ impl Detection {
             _ if !at_most(self.score, 1.0) => argument("score", self.score.unwrap_or(0.0).into(), "1 or more"),
             _ if !at_most(self.norm_ratio, 1.0) => {
                 argument("norm_ratio", self.norm_ratio.unwrap_or(0.0).into(), "1 or more")
+            }
+            _ if !at_most(self.rate_ratio, 1.0) => {
+                argument("rate_ratio", self.rate_ratio.unwrap_or(0.0).into(), "1 or more")
             }
             _ if self.warm_up == 0 => argument("warm_up", 0.0, "1 or more"),
             _ if self.window == 0 => argument("window", 0.0, "1 or more"),

@@ -12,6 +12,14 @@ pub enum Error {
     /// The device refused.
     #[error(transparent)]
     Device(#[from] everstep_device::Error),
+    /// A part of a state and a snapshot that do not go together.
+    #[error("snapshot: part `{part}` {problem}; restore it into what it was taken of")]
+    State {
+        /// Names, from the outside in, with dots between them.
+        part: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Shapes that do not go together.
     #[error("`{op}`: shapes {left} and {right} do not match: {rule}")]
     Shapes {

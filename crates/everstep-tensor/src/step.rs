@@ -10,7 +10,7 @@ use everstep_device::cpu::{
 };
 use everstep_device::{Buffer, Command, DType, Device, Readback, Shape, Slice, Work};
 
-use crate::{Arena, Detection, Error, RandomStream, Result, Tensor};
+use crate::{Arena, Detection, Error, RandomStream, Result, State, Tensor, Visit};
 
 /// How steps are judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +61,8 @@ pub struct StepGate {
     attempts: Arc<AtomicU64>,
     // Steps committed as far as delivered records tell.
     committed: u64,
+    // Whether a delivered record says that the state has partly been written.
+    tentative: bool,
     // Committed counts that the schedule on the device covers.
     schedule: std::ops::Range<u64>,
     // The device's failed recordings when it was written: what was recorded before another one may be lost.
@@ -87,6 +89,7 @@ impl StepGate {
             waiting: VecDeque::new(),
             attempts: Arc::default(),
             committed: 0,
+            tentative: false,
             schedule: 0..0,
             failures: device.failures(),
         })
@@ -125,6 +128,11 @@ impl StepGate {
     /// The most steps that may be committed by now: those known of, and those whose records are under way.
     pub fn latest(&self) -> u64 {
         self.committed + self.waiting.len() as u64
+    }
+
+    /// Whether records are under way.
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Lets a layer's random numbers count by committed steps: a refused step that runs again draws the same.
@@ -217,6 +225,7 @@ impl StepGate {
             loss_limit: self.options.detection.loss_limit.unwrap_or(f32::MAX),
             score: self.options.detection.score.unwrap_or(f32::MAX),
             log_ratio: self.options.detection.norm_ratio.map_or(f32::MAX, f32::ln),
+            rate_ratio: self.options.detection.rate_ratio.unwrap_or(f32::MAX),
             warm_up: self.options.detection.warm_up,
         });
         let record = Tensor::unwritten("gate", Shape::new(&[control::RECORD_WORDS])?, DType::U32, &self.device)?;
@@ -273,7 +282,12 @@ impl StepGate {
     pub fn seal(&self) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         let Detection { check_state, warm_up, window, .. } = self.options.detection;
-        let seal = Seal(SealParams { check: u32::from(check_state), warm_up, window: window as f32 });
+        let seal = Seal(SealParams {
+            check: u32::from(check_state),
+            warm_up,
+            window: window as f32,
+            groups: self.groups as u32,
+        });
         Ok(self.device.record(Command {
             op: "seal",
             work: Work::Kernel(Arc::new(seal)),
@@ -337,6 +351,7 @@ impl StepGate {
                 parts.first().map(|bytes| bytemuck::allocation::pod_collect_to_vec(bytes)).unwrap_or_default();
             let record = Record::from_words(&words);
             self.committed = u64::from(record.committed);
+            self.tentative |= record.tentative;
             let [code, value, bound] = record.status;
             records.extend([record]);
             if let Some(error) = everstep_device::status::error(&[code, value, bound, 0]) {
@@ -346,16 +361,44 @@ impl StepGate {
         Ok(())
     }
 
+    /// Forgets the records under way, and takes over a control block that another moment has left: attempts count on.
+    fn resume(&mut self) -> Result<()> {
+        self.waiting.clear();
+        self.record = None;
+        self.tentative = false;
+        self.write(control::ATTEMPT, &[self.attempts() as u32])?;
+        self.write(control::HELD, &[0])?;
+        self.write(control::TENTATIVE, &[0])?;
+        // Unchecked: a status that some forward pass has left is about work that is void now.
+        let parts = self.device.read_unchecked(&[self.words(control::COMMITTED, 1)])?.wait()?;
+        let committed = parts.first().and_then(|bytes| bytes.first_chunk()).copied().map(u32::from_le_bytes);
+        self.committed = committed.unwrap_or_default().into();
+        // The rows on the device may follow a schedule of that time.
+        self.schedule = 0..0;
+        Ok(())
+    }
+
     /// Clears a HOLD: the next step is judged on its own. It is done at the return, whatever fails later. After a tentative
     /// one the caller answers for the state, which has partly been written: see [`Record::tentative`].
     pub fn release(&mut self) -> Result<()> {
         self.write(control::HELD, &[0])?;
-        self.expect_changes()?;
+        if std::mem::take(&mut self.tentative) {
+            self.expect_changes()?;
+        }
         Ok(self.device.flush()?)
     }
 
     /// The words of the control block; waits for them.
     pub fn read_control(&self) -> Result<Vec<u32>> {
         self.control.to_vec()
+    }
+}
+
+/// The control block and the sums. A restore waits for the device, drops the records of steps under way, and clears a HOLD.
+impl State for StepGate {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        visit.buffer("control", self.control.region().buffer())?;
+        visit.buffer("sums", self.sums.region().buffer())?;
+        if visit.is_restore() { self.resume() } else { Ok(()) }
     }
 }

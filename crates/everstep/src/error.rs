@@ -20,6 +20,9 @@ pub enum Error {
     /// Of an optimizer.
     #[error(transparent)]
     Optim(#[from] everstep_optim::Error),
+    /// Of a guarded run.
+    #[error(transparent)]
+    Fault(#[from] everstep_fault::Error),
     /// Of data.
     #[error(transparent)]
     Data(#[from] everstep_data::Error),

@@ -41,6 +41,7 @@ mod error;
 pub use error::{Error, Result};
 pub use everstep_data as data;
 pub use everstep_device as device;
+pub use everstep_fault as fault;
 pub use everstep_nn as nn;
 pub use everstep_optim as optim;
 pub use everstep_tensor as tensor;
@@ -52,6 +53,7 @@ pub mod prelude {
         At, Batch, CharDataset, CsvConfig, CsvDataset, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset,
         Transform, Transformed, Vocabulary, digits, digits_split, mnist,
     };
+    pub use everstep_fault::{Batches, Event, Guard, Policy, Report};
     pub use everstep_nn::init::gain;
     pub use everstep_nn::transformer::{Gpt, GptConfig, SelfAttention, TransformerBlock};
     pub use everstep_nn::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
@@ -60,8 +62,9 @@ pub mod prelude {
     pub use everstep_nn::{Dropout, Embedding, Fan, Init, Layer, LayerNorm, Linear, LinearConfig, Module, Sequential};
     pub use everstep_optim::{Adam, AdamW, Optimizer, ReduceOnPlateau, Rmsprop, Rule, Schedule, Sgd};
     pub use everstep_tensor::{
-        Activation, AttentionOptions, ConvOptions, DType, Device, Generator, GradientOptions, Parameter, PoolOptions,
-        Record, Shape, Tensor, Verdict, bf16, f16, gradients, no_grad,
+        Activation, AttentionOptions, ConvOptions, DType, Detection, Device, Generator, GradientOptions, Parameter,
+        PoolOptions, Record, Shape, Snapshot, State, StepOptions, Tensor, Verdict, Visit, bf16, f16, gradients,
+        no_grad,
     };
     pub use everstep_train::{Average, ConfusionMatrix, Mean, Scores};
 }

@@ -82,7 +82,7 @@ params! {
     /// The uniform of `gate.wgsl`.
     pub struct GateParams {
         blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32, buffer_blocks: u32,
-        loss_limit: f32, score: f32, log_ratio: f32, warm_up: u32,
+        loss_limit: f32, score: f32, log_ratio: f32, rate_ratio: f32, warm_up: u32,
     }
 }
 
@@ -90,8 +90,8 @@ params! {
 /// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
 ///
 /// Faulty is a loss above `loss_limit`; and, once `warm_up` steps are in the statistics, a loss whose score is above `score`,
-/// and a norm whose logarithm is more than `log_ratio` above its mean and whose score is above `score`. `f32::MAX` turns each
-/// off, `log_ratio` the test of the norm.
+/// a norm whose logarithm is more than `log_ratio` above its mean and whose score is above `score`, and a learning rate that
+/// is more than `rate_ratio` times the largest one before. `f32::MAX` turns each off, `log_ratio` the test of the norm.
 ///
 /// Inputs: the blocks of [`Health`], those of gradients and behind them those of pending buffers; the loss. Outputs: the
 /// control block, the device's status, which it clears, the step's record.
@@ -121,6 +121,21 @@ impl Scores {
 }
 
 impl Gate {
+    /// Whether the largest learning rate of the step's schedule rows is far above those before.
+    fn rate_is_high(&self, control: &[u32]) -> bool {
+        let highest = f32::from_bits(control[control::RATE]);
+        // There is nothing to compare with before a step has learned.
+        if control[control::SAMPLES] < self.0.warm_up || self.0.rate_ratio == f32::MAX || highest == 0.0 {
+            return false;
+        }
+        let row = control[control::COMMITTED].wrapping_sub(control[control::START]);
+        let from = control::schedule_start(self.0.groups as usize);
+        let words = self.0.groups as usize * control::ROW_WORDS;
+        let rows = control.get(from + row as usize * words..).filter(|_| row < control[control::ROWS]);
+        let rows = rows.unwrap_or_default().iter().take(words).step_by(control::ROW_WORDS);
+        rows.map(|&rate| f32::from_bits(rate)).fold(0.0, f32::max) > self.0.rate_ratio * highest
+    }
+
     /// What the statistics and the limits say of a loss and a norm.
     fn spikes(&self, loss: f32, scores: &Scores) -> u32 {
         let p = self.0;
@@ -174,6 +189,7 @@ impl Kernel for Gate {
         let warm_up = if finite { p.warm_up } else { u32::MAX };
         let scores = Scores::read(control, f32::from_bits(loss), norm, warm_up);
         let faults = faults | if finite { self.spikes(f32::from_bits(loss), &scores) } else { 0 };
+        let faults = faults | if self.rate_is_high(control) { fault::RATE } else { 0 };
         let held = control[control::HELD] != 0 || (faults != 0 && p.on_fault == Verdict::Hold as u32);
         let verdict = match faults {
             0 => Verdict::Commit,

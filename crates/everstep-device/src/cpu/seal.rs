@@ -6,12 +6,12 @@ use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
 params! {
     /// The uniform of `seal.wgsl`.
-    pub struct SealParams { check: u32, warm_up: u32, window: f32 }
+    pub struct SealParams { check: u32, warm_up: u32, window: f32, groups: u32 }
 }
 
 /// Looks at what the update of a committed step has read and written. Where `check` is 1 and the memory has changed since
 /// the last step, and in any case where a result was not finite, the step becomes a tentative HOLD, which does not count
-/// as committed. Otherwise its loss and norm enter the statistics of the last `window` steps, as far as four standard
+/// as committed. Otherwise its loss, norm and learning rate enter the statistics of the last `window` steps, as far as four standard
 /// deviations once `warm_up` are in them. A refused step leaves everything as it is.
 ///
 /// Outputs: control block, the sums of the step ([`control::SUMS`]), the step's record.
@@ -59,6 +59,9 @@ impl Seal {
         }
         self.take(control, control::LOSS_MEAN, loss, loss_unit);
         self.take(control, control::NORM_MEAN, control::log_norm(norm), norm_unit);
+        let rates = control[control::CURRENT..].iter().step_by(control::ROW_WORDS).take(self.0.groups as usize);
+        let rate = rates.map(|&rate| f32::from_bits(rate)).fold(f32::from_bits(control[control::RATE]), f32::max);
+        control[control::RATE] = rate.to_bits();
         control[control::SAMPLES] = samples.saturating_add(1);
     }
 }

@@ -171,7 +171,7 @@ pub(crate) struct State {
     values: Vec<u32>,
     states: Vec<Vec<u32>>,
     buffers: Vec<[Vec<u32>; 2]>,
-    committed: u32,
+    pub(crate) committed: u32,
 }
 
 pub(crate) fn words(buffer: &Buffer) -> Vec<u32> {

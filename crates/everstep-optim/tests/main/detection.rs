@@ -11,7 +11,7 @@ use everstep_tensor::{Detection, Device, Parameter, Record, StepOptions, Tensor,
 use crate::common::*;
 
 /// Flips a bit of element `index` in the device's memory, as a particle would.
-fn flip(buffer: &Buffer, index: usize, bit: u32) {
+pub(crate) fn flip(buffer: &Buffer, index: usize, bit: u32) {
     let word = words(buffer)[index] ^ 1 << bit;
     let slice = buffer.part(index / 64 * 256, 256).unwrap().slice();
     let slice = everstep_device::Slice { offset: slice.offset + index % 64 * 4, bytes: 4, ..slice };
@@ -272,6 +272,35 @@ fn steps_that_stand_out_are_refused() {
     });
 }
 
+/// A rate far above those before is refused; one that rises step by step is not, however far, nor the first ones.
+#[test]
+fn a_learning_rate_that_jumps_is_refused() {
+    on_each_device(|device| {
+        type Jump = (&'static str, fn(u64) -> f64, Option<u32>);
+        let jumps: [Jump; 4] = [
+            ("jump", |step| if step < 12 { 1e-4 } else { 2e-3 }, Some(12)),
+            ("small jump", |step| if step < 12 { 1e-4 } else { 9e-4 }, None),
+            ("warm-up", |step| 1e-6 * 2.0f64.powi(step as i32), None),
+            ("from zero", |step| if step < 12 { 0.0 } else { 1e-3 }, None),
+        ];
+        for (name, rate, refused) in jumps {
+            for (rule, build) in OPTIMIZERS {
+                let model = Model::new(device);
+                let detection = Detection { warm_up: 5, rate_ratio: Some(10.0), ..Detection::default() };
+                let options = StepOptions { detection, ..StepOptions::default() };
+                let optimizer = build(&model).unwrap().schedule(rate);
+                let mut optimizer = optimizer.with_options(options).unwrap();
+                healthy(&model, &mut optimizer, 0..16);
+                let records = optimizer.finish().unwrap();
+                let first = records.iter().find(|record| record.faults != 0);
+                let found = first.map(|record| (record.faults, record.attempt - 1));
+                let context = format!("{}, {name}, {rule}", on(device));
+                assert_eq!(found, refused.map(|step| (fault::RATE, step)), "{context}: {first:?}");
+            }
+        }
+    });
+}
+
 /// A loss that has become small may jump about: the floor is a tenth of where it began.
 #[test]
 fn a_small_loss_may_jump() {
@@ -292,6 +321,7 @@ fn limits_are_checked() {
         Detection { score: Some(0.5), ..off },
         Detection { score: Some(f32::NAN), ..off },
         Detection { norm_ratio: Some(0.0), ..off },
+        Detection { rate_ratio: Some(0.5), ..off },
         Detection { warm_up: 0, ..off },
         Detection { window: 0, ..off },
     ] {

@@ -14,3 +14,4 @@ mod records;
 mod refusal;
 mod schedule;
 mod settings;
+mod snapshots;
