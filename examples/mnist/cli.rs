@@ -34,9 +34,23 @@ struct Args {
     /// Adam's step size.
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
+    /// What is done about faulty steps.
+    #[arg(long, value_enum, default_value = "recover")]
+    policy: Answer,
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What the command line can ask for about faults.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Answer {
+    /// Replay, leave out, rewind, lower the learning rate.
+    Recover,
+    /// Stop at the first one.
+    Strict,
+    /// Refuse what is not finite, and go on.
+    Off,
 }
 
 /// What was asked for.
@@ -51,6 +65,7 @@ pub(crate) struct Run {
     pub(crate) epochs: usize,
     pub(crate) seed: u64,
     pub(crate) learning_rate: f64,
+    pub(crate) policy: Policy,
     pub(crate) report: Report,
 }
 
@@ -81,6 +96,11 @@ pub(crate) fn start() -> everstep::Result<Run> {
         epochs: args.epochs,
         seed: args.seed,
         learning_rate: args.learning_rate,
+        policy: match args.policy {
+            Answer::Recover => Policy::default(),
+            Answer::Strict => Policy::strict(),
+            Answer::Off => Policy::off(),
+        },
         report: Report { device: device.clone(), start: Instant::now(), json: args.json },
         device,
     })

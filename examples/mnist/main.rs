@@ -15,18 +15,16 @@ use everstep_examples::Progress;
 use crate::model::Classifier;
 
 /// Trains for some epochs; the mean loss of the last one.
-fn train(model: &Classifier, optimizer: &mut Optimizer, data: &mut Loader, epochs: usize) -> everstep::Result<f64> {
+fn train(model: &Classifier, guard: &mut Guard, data: &mut Loader, epochs: usize) -> everstep::Result<f64> {
     let mut progress = Progress::new(epochs);
     for _ in 0..epochs {
         progress.begin(data.epoch_batches());
-        for batch in data.epoch() {
-            let batch = batch?;
-            let loss = model.forward(&batch.x)?.cross_entropy(&batch.y)?;
-            loss.backward()?;
-            optimizer.step(&loss)?;
-            progress.records(&optimizer.take_records());
+        while let Some(report) = guard.step(data, |batch| model.loss(batch))? {
+            progress.records(&report.records);
+            progress.events(&report.events);
         }
-        progress.records(&optimizer.finish()?);
+        progress.records(&guard.take_records());
+        progress.events(&guard.take_events());
         progress.end();
     }
     Ok(progress.loss())
@@ -46,10 +44,10 @@ fn evaluate(model: &Classifier, data: &mut Loader) -> everstep::Result<Confusion
 fn main() -> everstep::Result<()> {
     let run = cli::start()?;
     let model = Classifier::new(run.model, run.size, &mut Generator::new(run.seed), &run.device)?;
-    let mut optimizer = Adam::new(run.learning_rate).build(&model)?;
+    let mut guard = Guard::new(&model, Adam::new(run.learning_rate), run.policy)?;
     let mut data = Loader::new(run.train, LoaderConfig::new(run.batch).shuffle(run.seed).prefetch(2), &run.device)?;
     let mut test = Loader::new(run.test, LoaderConfig::new(run.test_batch), &run.device)?;
 
-    let loss = train(&model, &mut optimizer, &mut data, run.epochs)?;
-    run.report.finish(&model, &optimizer, loss, &evaluate(&model, &mut test)?)
+    let loss = train(&model, &mut guard, &mut data, run.epochs)?;
+    run.report.finish(&model, guard.optimizer(), loss, &evaluate(&model, &mut test)?)
 }

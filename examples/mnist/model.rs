@@ -45,6 +45,11 @@ impl Classifier {
             Self::Cnn(model) => model.forward(images),
         }
     }
+
+    /// Mean cross-entropy of a batch.
+    pub(crate) fn loss(&self, batch: &Batch) -> everstep::Result<Tensor> {
+        Ok(self.forward(&batch.x)?.cross_entropy(&batch.y)?)
+    }
 }
 
 /// Fully connected layers with ReLU between them.

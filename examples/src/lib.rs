@@ -44,6 +44,16 @@ impl Progress {
         }
     }
 
+    /// Tells what has happened to the run.
+    pub fn events(&self, events: &[Event]) {
+        for event in events {
+            match &self.bar {
+                Some(bar) => bar.println(event.to_string()),
+                None => println!("{event}"),
+            }
+        }
+    }
+
     /// The epoch ends.
     pub fn end(&mut self) {
         match self.bar.take() {

@@ -120,6 +120,23 @@ pub mod fault {
     pub const UPDATE: u32 = 2048;
     /// The learning rate is far above those before.
     pub const RATE: u32 = 4096;
+
+    /// Each fault in words.
+    pub const NAMES: [(u32, &str); 13] = [
+        (GRADIENT, "a gradient is not finite"),
+        (LOSS, "the loss is not finite"),
+        (NORM, "the gradient norm overflows"),
+        (DATA, "data outside its range"),
+        (SCHEDULE, "no learning rate for the step"),
+        (HELD, "held by an earlier step"),
+        (BUFFER, "a running statistic is not finite"),
+        (LOSS_LIMIT, "the loss is above its limit"),
+        (LOSS_SPIKE, "the loss stands out"),
+        (NORM_SPIKE, "the gradient norm stands out"),
+        (STATE, "parameters or optimizer states changed in memory"),
+        (UPDATE, "the update is not finite"),
+        (RATE, "the learning rate stands out"),
+    ];
 }
 
 /// First word of the schedule of a control block for `groups` groups.
@@ -162,6 +179,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// Why the step was refused, in words; empty for a commit.
+    pub fn reasons(&self) -> String {
+        let named = fault::NAMES.iter().filter(|(bit, _)| self.faults & bit != 0);
+        named.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Reads a record's words.
     pub fn from_words(words: &[u32]) -> Self {
         let word = |index: usize| words.get(index).copied().unwrap_or_default();

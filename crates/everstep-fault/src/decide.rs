@@ -1,7 +1,8 @@
 //! The decision about a refused step: a pure function of what has happened.
 
-use everstep_tensor::Record;
-use everstep_tensor::fault;
+use std::fmt;
+
+use everstep_tensor::{Record, fault};
 use serde::Serialize;
 
 use crate::{Answer, Policy};
@@ -34,6 +35,13 @@ impl Tally {
             Action::LowerRate => self.lowerings += 1,
             Action::Ignore | Action::Stop(_) => {}
         }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { replays, skips, rewinds, lowerings } = self;
+        write!(f, "{replays} replays, {skips} batches left out, {rewinds} rewinds, {lowerings} lower rates")
     }
 }
 
@@ -79,6 +87,16 @@ pub enum Budget {
     Ladder,
     /// The run's actions are used up.
     Actions,
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "it stops at the first fault",
+            Self::Ladder => "its budgets for one incident are used up",
+            Self::Actions => "its actions for the run are used up",
+        })
+    }
 }
 
 /// The ladder. A replay first: a device's passing fault is gone. Then the batch is left out; then, where the next ones are

@@ -32,8 +32,9 @@ pub enum Error {
     /// A fault that the policy does not recover from. The state is that before the refused step, or, where the update had
     /// partly been written, that of the newest snapshot before it.
     #[error(
-        "the step of epoch {} at sample {} was refused (faults {:#x}, loss {}, gradient norm {}), and recovery has ended ({budget:?}) \
-         after {tally:?}", .at.epoch, .at.position, .record.faults, .record.loss, .record.norm
+        "epoch {}, sample {}: the step was refused ({}; loss {}, gradient norm {}) and the policy has no further answer \
+         ({budget}) after {tally}; look at that batch, or allow more",
+        .at.epoch, .at.position, .record.reasons(), .record.loss, .record.norm
     )]
     GaveUp {
         /// The batch.

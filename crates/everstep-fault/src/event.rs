@@ -1,5 +1,7 @@
 //! What a guard tells.
 
+use std::fmt;
+
 use everstep_data::Cursor;
 use everstep_tensor::Record;
 
@@ -63,6 +65,38 @@ pub enum Cause {
     Data,
     /// A lower learning rate helped.
     LearningRate,
+}
+
+/// As a sentence for a person.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |at: &Cursor| format!("epoch {}, sample {}", at.epoch, at.position);
+        match self {
+            Self::Detected { record, at } => {
+                let (reasons, loss, norm) = (record.reasons(), record.loss, record.norm);
+                write!(f, "{}: step refused: {reasons} (loss {loss:.4}, gradient norm {norm:.4})", place(at))
+            }
+            Self::Replayed { at } => write!(f, "{}: the step runs again", place(at)),
+            Self::Skipped { at } => write!(f, "{}: the batch is left out", place(at)),
+            Self::Rewound { attempt, to } => {
+                write!(f, "back to the state after attempt {attempt}; {} comes next", place(to))
+            }
+            Self::LearningRateLowered { factor } => write!(f, "learning rate times {factor}, optimizer begins anew"),
+            Self::Recovered { cause, tally } => write!(f, "recovered: {cause} ({tally})"),
+            Self::GaveUp { budget } => write!(f, "given up: {budget}"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passing => "a passing fault of the device",
+            Self::State => "the state had changed",
+            Self::Data => "the data",
+            Self::LearningRate => "the learning rate",
+        })
+    }
 }
 
 /// What one call of [`crate::Guard::step`] did.

@@ -346,15 +346,24 @@ impl Guard {
         Ok(())
     }
 
-    /// Waits for the records of all steps so far, and answers to a refused step among them, which takes its batch back: the
+    /// Waits for the records of all steps so far, as [`Guard::take_records`] then tells them, and answers to a refused step among them, which takes its batch back: the
     /// next call of [`Guard::step`] runs it. For the end of a run that does not end with an epoch.
     ///
     /// # Errors
     /// As [`Guard::step`].
-    pub fn finish<B: Batches>(&mut self, batches: &mut B) -> Result<Vec<Event>> {
+    pub fn finish<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         self.collect()?;
-        self.take_in(batches)?;
-        Ok(std::mem::take(&mut self.events))
+        self.take_in(batches)
+    }
+
+    /// Records that no report has told yet, oldest first: after the end of an epoch, those of its last steps.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
+    /// What has happened and no report has told yet: after the end of an epoch, or an error.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
     }
 
     /// The optimizer.

@@ -61,6 +61,9 @@ impl Run {
             model.loss(&batch.x, &batch.y)
         })?;
         events.extend(report.iter().flat_map(|report| report.events.clone()));
+        if report.is_none() {
+            events.extend(guard.take_events());
+        }
         Ok(report.map(|report| report.at))
     }
 
@@ -266,9 +269,35 @@ fn recovery_ends() {
             assert!(record.faults & fault::LOSS != 0, "{device}: {record:?}");
             let finite = |word: &u32| f32::from_bits(*word).is_finite();
             assert!(run.bits().iter().flatten().all(finite), "{device}");
+            let (text, told) = (error.to_string(), run.guard.take_events());
+            assert!(text.contains("the loss is not finite") && text.contains("epoch 0, sample"), "{text}");
+            assert!(told.iter().any(|event| event.to_string().starts_with("given up")), "{told:?}");
             // The run can go on by hand.
             run.step(|_| None).unwrap();
         }
+    });
+}
+
+/// A run that stops in the middle of an epoch learns of its last steps, and may go on.
+#[test]
+fn a_run_can_stop_anywhere() {
+    on_each_device(|device| {
+        let expected = oracle(&[3], device);
+        let mut run = Run::new(Policy::default(), device);
+        let harm = |batch: &Batch| (batch.before == at(3)).then(|| times(batch, f32::NAN));
+        for _ in 0..4 {
+            run.step(harm).unwrap();
+        }
+        let Run { guard, loader, .. } = &mut run;
+        guard.finish(loader).unwrap();
+        assert_eq!(loader.cursor(), at(3), "{device}");
+        assert_eq!(
+            guard.take_records().last().map(|record| record.faults & fault::LOSS),
+            Some(fault::LOSS),
+            "{device}"
+        );
+        run.epochs(harm).unwrap();
+        assert!(run.bits() == expected, "{device}");
     });
 }
 
