@@ -27,9 +27,11 @@ pub struct Matmul {
 /// Rows of the epilogue that a thread takes at a time.
 const ROWS: usize = 16;
 /// Rows and columns of C that one thread multiplies by itself, of large products.
-const TILE: [usize; 2] = [1024, 256];
+const TILE: [usize; 2] = [2048, 256];
 /// Columns under which a strip of C is not cut for another thread.
 const NARROW: usize = 64;
+/// Rows and columns under which the rest of C is left to its neighbour: `gemm` has other ways for vectors, with other sums.
+const LEAST: usize = 16;
 /// Multiply-adds under which a matrix is left to one thread.
 const SMALL: usize = 64 * 64 * 64;
 
@@ -41,6 +43,11 @@ params! {
         b_offset: u32, b_row: u32, b_column: u32, bias_stride: u32,
         batch_dims: [u32; 4], a_batch: [u32; 4], b_batch: [u32; 4],
     }
+}
+
+/// How many parts of `step` there are, the last one larger where less than [`LEAST`] would be left.
+fn parts(size: usize, step: usize) -> usize {
+    (size / step + usize::from(size % step >= LEAST)).max(1)
 }
 
 impl Matmul {
@@ -119,7 +126,7 @@ impl Matmul {
         let (m, n, _) = self.sizes();
         assert!(c.len() >= m * n, "matmul outside its output");
         let threads = rayon::current_num_threads();
-        let (high, wide) = (m.div_ceil(TILE[0]), n.div_ceil(TILE[1]));
+        let (high, wide) = (parts(m, TILE[0]), parts(n, TILE[1]));
         let whole = Writer::new(c);
         if high * wide < threads && n < threads * NARROW {
             // SAFETY: this thread has all of c.
@@ -128,13 +135,17 @@ impl Matmul {
         }
         // Few tiles are as many as there are threads, or a multiple, but for narrow ones.
         let wide = if high == 1 { wide.next_multiple_of(threads).min(n / NARROW).max(1) } else { wide };
-        let width = n.div_ceil(wide).next_multiple_of(16);
-        let wide = n.div_ceil(width);
+        let width = n.div_ceil(wide).next_multiple_of(LEAST);
+        let wide = parts(n, width);
+        // The last part takes what is left.
+        let part = |size: usize, step: usize, number: usize, parts: usize| {
+            let first = number * step;
+            (first, if number + 1 == parts { size - first } else { step })
+        };
         (0..high * wide).into_par_iter().with_max_len(1).for_each(|tile| {
-            let (row, column) = (tile % high * TILE[0], tile / high * width);
-            let part = [(row, TILE[0].min(m - row)), (column, width.min(n - column))];
+            let (row, column) = (part(m, TILE[0], tile % high, high), part(n, width, tile / high, wide));
             // SAFETY: tiles are disjoint.
-            unsafe { self.multiply(operands, whole.pointer(), index, part, Parallelism::None) };
+            unsafe { self.multiply(operands, whole.pointer(), index, [row, column], Parallelism::None) };
         });
     }
 
@@ -301,5 +312,60 @@ impl Kernel for Matmul {
         let constants = [("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)];
         let shader = Shader::File { name, constants: constants.to_vec() };
         (m * n * batches > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Generator, Shape};
+
+    fn product((m, n, k): (usize, usize, usize), a: &[f32], b: &[f32], threads: usize) -> Vec<f32> {
+        let layout = |rows, columns| Layout::contiguous(Shape::new(&[rows, columns]).unwrap());
+        let kernel = Matmul { a: layout(m, k), b: layout(k, n), bias: None, activation: Activation::None };
+        let mut c = vec![f32::NAN; m * n];
+        let mut args = Args {
+            inputs: vec![bytemuck::cast_slice(a), bytemuck::cast_slice(b), &[]],
+            outputs: vec![bytemuck::cast_slice_mut(&mut c)],
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| kernel.run(&mut args));
+        c
+    }
+
+    /// Sizes on both sides of every tile's edge, vectors, and a part of one row or column that would be left over.
+    #[test]
+    fn tiles_give_the_same_bits_on_any_number_of_threads() {
+        let mut generator = Generator::new(1);
+        for (m, n, k) in [
+            (2049, 64, 600),
+            (2047, 70, 9),
+            (2064, 300, 37),
+            (4100, 17, 40),
+            (1, 4097, 130),
+            (3, 4097, 33),
+            (40, 4097, 70),
+            (4097, 1, 70),
+            (64, 513, 515),
+            (70, 257, 1100),
+            (5, 7, 30_000),
+        ] {
+            let mut random = |count: usize| (0..count).map(|_| generator.normal()).collect::<Vec<f32>>();
+            let (a, b) = (random(m * k), random(k * n));
+            let one = product((m, n, k), &a, &b, 1);
+            for threads in [2, 3, 5, 17] {
+                let found = product((m, n, k), &a, &b, threads);
+                let differ = (0..m * n).filter(|&at| found[at].to_bits() != one[at].to_bits()).count();
+                assert_eq!(differ, 0, "{m} x {n} x {k} on {threads} threads");
+            }
+            for at in (0..m * n).step_by(m * n / 997 + 1).chain([m * n - 1]) {
+                let (row, column) = (at / n, at % n);
+                let terms = || (0..k).map(|l| f64::from(a[row * k + l]) * f64::from(b[l * n + column]));
+                let (expected, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                // Each of k additions rounds by half an ulp of a sum that is at most `size`.
+                let tolerance = k as f64 * f64::from(f32::EPSILON) * size;
+                assert!((f64::from(one[at]) - expected).abs() <= tolerance, "{m} x {n} x {k} at {at}");
+            }
+        }
     }
 }
