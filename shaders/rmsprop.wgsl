@@ -9,8 +9,6 @@
 // Bytes: 20 per element, 8 more with momentum, 8 more where centered. Operations: 12 per element, a root and a division
 // among them.
 
-// Elements per thread, so that few threads add to the sums.
-const ELEMENTS: u32 = 8u;
 const TALLIES: u32 = 4u;
 
 struct Params {
@@ -66,15 +64,5 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    if control[VERDICT] != VERDICT_COMMIT {
-        return;
-    }
-    let first = workgroup_number(id, count) * 256u * ELEMENTS + lane;
-    for (var part = 0u; part < ELEMENTS; part += 1u) {
-        let number = first + part * 256u;
-        if number < params.count {
-            update(params.start + number);
-        }
-    }
-    publish_tallies(lane);
+    update_all(workgroup_number(id, count), lane);
 }

@@ -8,8 +8,6 @@
 // Threads: one per 8 elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
 // Bytes: 20 per element. Operations: 8 per element.
 
-// Elements per thread, so that few threads add to the sums.
-const ELEMENTS: u32 = 8u;
 const TALLIES: u32 = 2u;
 
 struct Params {
@@ -53,15 +51,5 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    if control[VERDICT] != VERDICT_COMMIT {
-        return;
-    }
-    let first = workgroup_number(id, count) * 256u * ELEMENTS + lane;
-    for (var part = 0u; part < ELEMENTS; part += 1u) {
-        let number = first + part * 256u;
-        if number < params.count {
-            update(params.start + number);
-        }
-    }
-    publish_tallies(lane);
+    update_all(workgroup_number(id, count), lane);
 }

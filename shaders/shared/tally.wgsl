@@ -1,10 +1,13 @@
-// uses: shared/float_bits
+// uses: shared/control, shared/float_bits
 
 // What an update reads and writes, as sums by which the next step sees whether the memory between them kept it.
 //
-// A kernel that uses this declares `const TALLIES: u32`, how many buffers it updates, `sums: array<atomic<u32>>` and
-// workgroups of at least 12 threads. Each thread calls `store` for every element and then `publish_tallies`, which has two
-// barriers, once. All sums are of integers and wrap, so that their order does not show.
+// A kernel that uses this declares `const TALLIES: u32`, how many buffers it updates, `params` with `start` and `count`,
+// `control`, `sums: array<atomic<u32>>` and `fn update(index: u32)`, which stores what `accept` gives it. Its main calls
+// `update_all`, 256 threads to a workgroup. All sums are of integers and wrap, so that their order does not show.
+
+// Elements per thread, so that few threads add to the sums.
+const ELEMENTS: u32 = 8u;
 
 // Per buffer: bits read, bits written, results that were not finite.
 var<private> tallies: array<u32, 12>;
@@ -32,4 +35,19 @@ fn publish_tallies(lane: u32) {
     if lane < 3u * TALLIES {
         atomicAdd(&sums[lane], atomicLoad(&group_tallies[lane]));
     }
+}
+
+// Every element of a workgroup's part of the window; nothing where the verdict is not COMMIT.
+fn update_all(workgroup: u32, lane: u32) {
+    if control[VERDICT] != VERDICT_COMMIT {
+        return;
+    }
+    let first = workgroup * 256u * ELEMENTS + lane;
+    for (var part = 0u; part < ELEMENTS; part += 1u) {
+        let number = first + part * 256u;
+        if number < params.count {
+            update(params.start + number);
+        }
+    }
+    publish_tallies(lane);
 }
