@@ -52,10 +52,10 @@ fn update(index: u32) {
     let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, coupled);
     let m = params.beta1 * first_moments[index] + params.rest1 * g;
     let v = params.beta2 * second_moments[index] + params.rest2 * (g * g);
-    first_moments[index] = accept(1u, first_moments[index], m);
-    second_moments[index] = accept(2u, second_moments[index], v);
+    first_moments[index] = accept(1u, index, first_moments[index], m);
+    second_moments[index] = accept(2u, index, second_moments[index], v);
     let after = decayed - step_size * (m / (sqrt_f32(v) * correction + params.epsilon));
-    values[index] = accept(0u, before, after);
+    values[index] = accept(0u, index, before, after);
 }
 
 @compute @workgroup_size(256)

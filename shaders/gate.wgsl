@@ -21,6 +21,11 @@ struct Params {
     log_ratio: f32,
     rate_ratio: f32,
     warm_up: u32,
+    advisory: u32, // faults that are told and refuse nothing
+    scale_interval: u32, // 0: no loss scale
+    scale_growth: f32,
+    scale_backoff: f32,
+    scale_most: f32,
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<u32>;
@@ -37,7 +42,7 @@ struct Gradients {
     non_finite: u32,
 }
 
-fn read_gradients() -> Gradients {
+fn read_gradients(scale: f32) -> Gradients {
     var squares = 0.0;
     var largest = 0u;
     var non_finite = 0u;
@@ -47,7 +52,7 @@ fn read_gradients() -> Gradients {
         // Saturating.
         non_finite += min(partials[4u * block + 2u], ~non_finite);
     }
-    return Gradients(sqrt_f32(squares), largest, non_finite);
+    return Gradients(sqrt_f32(squares) / scale, largest, non_finite);
 }
 
 // Whether an element of the pending buffers is not finite.
@@ -102,7 +107,7 @@ fn rate_is_high() -> bool {
     let highest = bitcast<f32>(control[RATE]);
     // There is nothing to compare with before a step has learned.
     let off = params.rate_ratio >= 3.4028234e38 || highest == 0.0;
-    if off || control[SAMPLES] < params.warm_up || row >= control[ROWS] {
+    if off || row >= control[ROWS] {
         return false;
     }
     let start = CURRENT + params.groups * ROW_WORDS * (row + 1u);
@@ -124,6 +129,23 @@ fn clip_of(norm: f32) -> f32 {
     return min(params.max_norm / (norm + 1e-6), 1.0);
 }
 
+fn scale_of_loss() -> f32 {
+    return select(bitcast<f32>(control[LOSS_SCALE]), 1.0, params.scale_interval == 0u);
+}
+
+// What becomes of the loss scale after a step that overflowed or committed.
+fn rescale(overflow: bool) {
+    let scale = scale_of_loss();
+    let good = select(control[GOOD] + 1u, 0u, overflow);
+    let grows = good >= params.scale_interval;
+    var next = select(scale, min(scale * params.scale_growth, params.scale_most), grows);
+    if overflow {
+        next = max(scale * params.scale_backoff, 1.0);
+    }
+    control[LOSS_SCALE] = bitcast<u32>(next);
+    control[GOOD] = select(good, 0u, grows);
+}
+
 // The step commits: its schedule row becomes the current one, and the count goes on.
 fn commit() {
     let words = params.groups * ROW_WORDS;
@@ -137,7 +159,8 @@ fn commit() {
 
 @compute @workgroup_size(1)
 fn main() {
-    let gradients = read_gradients();
+    let scale = scale_of_loss();
+    let gradients = read_gradients(scale);
     let loss = losses[params.loss_offset];
     var faults = read_faults(gradients, loss);
     var scores = Scores(0.0, 0.0, 0.0);
@@ -147,19 +170,25 @@ fn main() {
         faults |= read_spikes(bitcast<f32>(loss), scores);
     }
     faults |= select(0u, FAULT_RATE, rate_is_high());
-    let held = control[HELD] != 0u || (faults != 0u && params.on_fault == VERDICT_HOLD);
+    let refusing = faults & ~params.advisory;
+    let refused = refusing != 0u;
+    let overflow = scale > 1.0 && refused && (refusing & ~(FAULT_GRADIENT | FAULT_NORM)) == 0u;
+    let held = control[HELD] != 0u || (refused && !overflow && params.on_fault == VERDICT_HOLD);
     var verdict = VERDICT_COMMIT;
-    if faults != 0u {
+    if refused {
         verdict = select(VERDICT_REJECT, VERDICT_HOLD, held);
     }
     let attempt = control[ATTEMPT] + 1u;
     control[HELD] = select(0u, 1u, held);
     control[ATTEMPT] = attempt;
     control[VERDICT] = verdict;
-    control[CLIP] = bitcast<u32>(clip_of(gradients.norm));
+    control[CLIP] = bitcast<u32>(clip_of(gradients.norm) / scale);
     control[NORM] = bitcast<u32>(gradients.norm);
     if verdict == VERDICT_COMMIT {
         commit();
+    }
+    if params.scale_interval > 0u && (overflow || verdict == VERDICT_COMMIT) {
+        rescale(overflow);
     }
     for (var word = 0u; word < RECORD_WORDS; word += 1u) {
         record[word] = 0u;
@@ -170,7 +199,7 @@ fn main() {
     record[3] = faults;
     record[4] = loss;
     record[5] = bitcast<u32>(gradients.norm);
-    record[6] = gradients.largest;
+    record[6] = bitcast<u32>(bitcast<f32>(gradients.largest) / scale);
     record[7] = gradients.non_finite;
     record[8] = status[0];
     record[9] = status[1];

@@ -41,11 +41,11 @@ fn update(index: u32) {
     let before = values[index];
     let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, params.weight_decay);
     let square = params.alpha * squares[index] + params.rest * (g * g);
-    squares[index] = accept(1u, squares[index], square);
+    squares[index] = accept(1u, index, squares[index], square);
     var variance = square;
     if params.centered != 0u {
         let average = params.alpha * averages[index] + params.rest * g;
-        averages[index] = accept(2u, averages[index], average);
+        averages[index] = accept(2u, index, averages[index], average);
         // Rounding may take it below zero.
         let difference = square - average * average;
         variance = select(difference, 0.0, difference < 0.0);
@@ -53,9 +53,9 @@ fn update(index: u32) {
     var direction = g / (sqrt_f32(variance) + params.epsilon);
     if params.momentum > 0.0 {
         direction += params.momentum * buffers[index];
-        buffers[index] = accept(3u, buffers[index], direction);
+        buffers[index] = accept(3u, index, buffers[index], direction);
     }
-    values[index] = accept(0u, before, before - learning_rate * direction);
+    values[index] = accept(0u, index, before, before - learning_rate * direction);
 }
 
 @compute @workgroup_size(256)

@@ -11,6 +11,7 @@ struct Params {
     warm_up: u32,
     window: f32, // steps
     groups: u32,
+    advisory: u32, // faults that are told and refuse nothing
 }
 
 @group(0) @binding(0) var<storage, read_write> control: array<u32>;
@@ -81,9 +82,10 @@ fn main() {
         return;
     }
     let faults = read_faults();
-    if faults != 0u {
+    if (faults & ~params.advisory) != 0u {
         refuse(faults);
     } else {
+        record[3] |= faults;
         for (var buffer = 0u; buffer < SUMMED; buffer += 1u) {
             sums[SUMS_BEFORE + buffer] = sums[3u * buffer + 1u];
         }

@@ -37,12 +37,12 @@ fn update(index: u32) {
     let before = values[index];
     let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, params.weight_decay);
     let moving = params.momentum * buffers[index] + undamped * g;
-    buffers[index] = accept(1u, buffers[index], moving);
+    buffers[index] = accept(1u, index, buffers[index], moving);
     var direction = moving;
     if params.nesterov != 0u {
         direction = g + params.momentum * moving;
     }
-    values[index] = accept(0u, before, before - learning_rate * direction);
+    values[index] = accept(0u, index, before, before - learning_rate * direction);
 }
 
 @compute @workgroup_size(256)

@@ -15,6 +15,8 @@ const LOSS_LEVEL: u32 = 13u;
 const TENTATIVE: u32 = 14u;
 const SUMMED_BEFORE: u32 = 15u;
 const RATE: u32 = 16u;
+const LOSS_SCALE: u32 = 17u;
+const GOOD: u32 = 18u;
 const CURRENT: u32 = 24u;
 const ROW_WORDS: u32 = 4u;
 const RECORD_WORDS: u32 = 16u;
@@ -44,7 +46,7 @@ const SPREAD: f32 = 1.2533141;
 
 // The units of scores: a standard deviation, but at least a tenth of the loss's level and a half of the norm's logarithm.
 fn unit_of_loss(spread: f32, level: f32) -> f32 {
-    return max(max(spread * SPREAD, level * 0.1), 1.1754944e-38);
+    return max(max(spread * SPREAD, level * 0.25), 1.1754944e-38);
 }
 
 fn unit_of_norm(spread: f32) -> f32 {

@@ -13,12 +13,19 @@ const ELEMENTS: u32 = 8u;
 var<private> tallies: array<u32, 12>;
 var<workgroup> group_tallies: array<atomic<u32>, 12>;
 
-// What to store in place of `before`: `after`, unless that is not finite.
-fn accept(buffer: u32, before: f32, after: f32) -> f32 {
+// The bits of neighbours are turned by different amounts, so that no bit of all elements has the same weight.
+fn turned(index: u32, value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    let by = index & 31u;
+    return (bits << by) | (bits >> ((32u - by) & 31u));
+}
+
+// What element `index` stores in place of `before`: `after`, unless that is not finite.
+fn accept(buffer: u32, index: u32, before: f32, after: f32) -> f32 {
     let refused = is_non_finite(after);
     let kept = select(after, before, refused);
-    tallies[3u * buffer] += bitcast<u32>(before);
-    tallies[3u * buffer + 1u] += bitcast<u32>(kept);
+    tallies[3u * buffer] += turned(index, before);
+    tallies[3u * buffer + 1u] += turned(index, kept);
     tallies[3u * buffer + 2u] += select(0u, 1u, refused);
     return kept;
 }

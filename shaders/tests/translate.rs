@@ -81,7 +81,7 @@ fn uniforms_are_read_as_declared() {
     assert_eq!(params_fields("reduce"), params_fields("reduce_columns"));
     assert_eq!(params_fields("matmul"), params_fields("matmul_rows"));
     for (name, fields, last) in
-        [("reduce", 8, 112), ("argmax", 6, 48), ("matmul", 15, 80), ("adam", 12, 44), ("gate", 11, 40)]
+        [("reduce", 8, 112), ("argmax", 6, 48), ("matmul", 15, 80), ("adam", 12, 44), ("gate", 16, 60)]
     {
         let read = params_fields(name);
         assert_eq!((read.len(), read.last().map(|field| field.1)), (fields, Some(last)), "{name}");

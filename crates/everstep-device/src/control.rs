@@ -18,7 +18,9 @@
 //!      14  tentative      1: the last step has partly written, and its state is void until the host restores one
 //!      15  summed         1: the sums of the last committed step's writes can be compared
 //!      16  rate           f32, largest learning rate of a committed step
-//!      17..24            zero
+//!      17  loss scale     f32, what the loss is multiplied by before the backward pass; 0 where it is not
+//!      18  good           committed steps since the loss scale has changed
+//!      19..24            zero
 //!      24  current        one row of 4 f32 per group: the schedule's row for the step being committed
 //!          schedule       WINDOW rows of 4 f32 per group
 //! ```
@@ -64,6 +66,10 @@ pub const TENTATIVE: usize = 14;
 pub const SUMMED_BEFORE: usize = 15;
 /// Word of the largest learning rate of a committed step.
 pub const RATE: usize = 16;
+/// Word of the loss scale.
+pub const LOSS_SCALE: usize = 17;
+/// Word of the committed steps since the loss scale has changed.
+pub const GOOD: usize = 18;
 /// First word of the current rows.
 pub const CURRENT: usize = 24;
 /// f32 per row.
@@ -211,9 +217,10 @@ impl Record {
 }
 
 /// The unit of the loss's score: its standard deviation as its spread tells it for a normal distribution (the mean distance
-/// is sqrt(2 / pi) of it), and at least a tenth of its level, so that a loss that has become small may jump about.
+/// is sqrt(2 / pi) of it), and at least a quarter of its level, so that a loss that has become small may jump about: one
+/// misjudged sample is much of a small batch.
 pub fn loss_unit(spread: f32, level: f32) -> f32 {
-    (spread * SPREAD).max(level * 0.1).max(f32::MIN_POSITIVE)
+    (spread * SPREAD).max(level * 0.25).max(f32::MIN_POSITIVE)
 }
 
 /// The unit of the score of the norm's natural logarithm: its standard deviation, and at least a half.

@@ -8,6 +8,7 @@ mod error;
 mod groups;
 mod optimizer;
 mod plateau;
+mod rates;
 mod rmsprop;
 mod rule;
 mod schedule;

@@ -6,24 +6,11 @@ use std::ops::Range;
 
 use everstep_device::{Buffer, Command, Device, Work};
 use everstep_nn::Module;
-use everstep_tensor::{Arena, Parameter, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit};
+use everstep_tensor::{Arena, LossScale, Parameter, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit};
 
 use crate::error::check;
+use crate::rates::{Anew, Rates};
 use crate::{Error, LearningRate, Plateau, ReduceOnPlateau, Result, Rule, Span};
-
-/// What reductions make of the rate for the step that follows `committed` committed ones.
-fn scale(reductions: &[(u64, f64)], committed: u64) -> f64 {
-    reductions.iter().rev().find(|(from, _)| *from <= committed).map_or(1.0, |reduction| reduction.1)
-}
-
-/// Each group has its rule's own rate.
-struct Base;
-
-impl LearningRate for Base {
-    fn rate(&self, _: u64, base: f64) -> f64 {
-        base
-    }
-}
 
 /// Updates the parameters of a model, one judged step at a time.
 ///
@@ -52,32 +39,13 @@ pub struct Optimizer {
     rules: Vec<Box<dyn Rule>>,
     gate: StepGate,
     options: StepOptions,
-    rate: Box<dyn LearningRate>,
+    rates: Rates,
     plateau: Option<Plateau>,
-    // Factors on the rate, each with the committed step that it begins at, in order.
-    reductions: Vec<(u64, f64)>,
-    anew: Option<Anew>,
     schedule_changed: bool,
     // What the last step updated, and the parameters' version after it: others say that the state was changed on purpose.
     updated: Option<Updated>,
     clip_value: f32,
     delivered: VecDeque<Record>,
-}
-
-/// States that began anew, and the factor on the rate since then.
-#[derive(Clone, Copy, Debug)]
-struct Anew {
-    factor: f64,
-    // The committed step from which it rises, and over how many.
-    from: u64,
-    warm_up: u64,
-}
-
-impl Anew {
-    fn scale(self, committed: u64) -> f64 {
-        let risen = (committed.saturating_sub(self.from) + 1) as f64 / self.warm_up.max(1) as f64;
-        self.factor * risen.min(1.0)
-    }
 }
 
 /// What a step has updated.
@@ -117,10 +85,8 @@ impl Optimizer {
             rules,
             gate,
             options,
-            rate: Box::new(Base),
+            rates: Rates::default(),
             plateau: None,
-            reductions: Vec::new(),
-            anew: None,
             schedule_changed: true,
             updated: None,
             clip_value: f32::MAX,
@@ -150,6 +116,28 @@ impl Optimizer {
         Ok(self)
     }
 
+    /// Multiplies the loss in [`Optimizer::backward`], for gradients of half precision.
+    ///
+    /// # Errors
+    /// [`everstep_tensor::Error::Argument`].
+    pub fn loss_scale(self, scale: LossScale) -> Result<Self> {
+        let options = StepOptions { loss_scale: Some(scale), ..self.options };
+        self.with_options(options)
+    }
+
+    /// The backward pass of `loss`, multiplied by the loss scale where there is one: what [`Optimizer::step`] then takes apart
+    /// again. Without one it is [`Tensor::backward`].
+    ///
+    /// # Errors
+    /// As [`Tensor::backward`].
+    pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        match self.gate.loss_scale() {
+            None => loss.backward()?,
+            Some(scale) => loss.mul(&scale.reshape(&loss.shape()[..])?)?.backward()?,
+        }
+        Ok(())
+    }
+
     /// How steps are judged and how far the host may run ahead.
     ///
     /// # Errors
@@ -165,14 +153,14 @@ impl Optimizer {
     /// not finite is refused.
     #[must_use]
     pub fn schedule(mut self, schedule: impl LearningRate) -> Self {
-        self.rate = Box::new(schedule);
+        self.rates.schedule = Box::new(schedule);
         self.schedule_changed = true;
         self
     }
 
     /// One learning rate for all groups from the next step on.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.rate = Box::new(move |_| learning_rate);
+        self.rates.schedule = Box::new(move |_| learning_rate);
         self.schedule_changed = true;
     }
 
@@ -223,8 +211,8 @@ impl Optimizer {
         let scale = plateau.observe(metric);
         if scale != before {
             // Given out of order, a later value's effect still comes no earlier than an earlier one's.
-            let from = self.reductions.last().map_or(effect, |last| effect.max(last.0));
-            self.reductions.push((from, scale));
+            let from = self.rates.reductions.last().map_or(effect, |last| effect.max(last.0));
+            self.rates.reductions.push((from, scale));
             self.schedule_changed = true;
         }
         Ok(scale)
@@ -232,9 +220,36 @@ impl Optimizer {
 
     /// The learning rate of `group` for the step that follows `committed` committed ones; 0 for a group that is not there.
     pub fn learning_rate(&self, group: usize, committed: u64) -> f64 {
-        let Some(rule) = self.rules.get(group) else { return 0.0 };
-        let anew = self.anew.map_or(1.0, |anew| anew.scale(committed));
-        anew * scale(&self.reductions, committed) * self.rate.rate(committed, rule.learning_rate())
+        self.rules.get(group).map_or(0.0, |rule| self.rates.of(&**rule, committed))
+    }
+
+    /// From the next step on no learning rate is above `limit`, whatever the schedule says; `None` lifts an earlier limit.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] where the limit is not a positive number.
+    pub fn limit_rate(&mut self, limit: Option<f64>) -> Result<()> {
+        if let Some(limit) = limit {
+            check("Optimizer", "rate limit", limit, limit > 0.0 && limit.is_finite(), "finite and more than 0")?;
+        }
+        self.schedule_changed |= self.rates.limit != limit;
+        self.rates.limit = limit;
+        Ok(())
+    }
+
+    /// Multiplies every learning rate by `factor` from the next step on, as a faulty schedule would: for planned faults. 1 ends
+    /// it.
+    pub fn disturb_rate(&mut self, factor: f64) {
+        self.schedule_changed |= self.rates.disturbance != factor;
+        self.rates.disturbance = factor;
+    }
+
+    /// Refuses every step from the next one on, until [`Optimizer::release`] or a restore: their records tell what would have
+    /// become of them.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn hold(&mut self) -> Result<()> {
+        Ok(self.gate.hold()?)
     }
 
     /// Zeroes the rule's states (momentum, moments), and from the next step on multiplies every learning rate by `factor`, to
@@ -246,7 +261,7 @@ impl Optimizer {
         check("Optimizer", "factor", factor, factor > 0.0 && factor.is_finite(), "finite and more than 0")?;
         self.states.iter().try_for_each(|state| self.arena.zero_state(state))?;
         self.gate.expect_changes()?;
-        self.anew = Some(Anew { factor, from: self.gate.latest(), warm_up });
+        self.rates.anew = Some(Anew { factor, from: self.gate.latest(), warm_up });
         self.schedule_changed = true;
         Ok(())
     }
@@ -288,16 +303,10 @@ impl Optimizer {
 
     /// Gives the gate the schedule rows of the steps to come.
     fn supply(&mut self) -> Result<()> {
-        // Of the reductions that begin before any step to come, the last one is enough.
-        let past = self.reductions.iter().filter(|(from, _)| *from <= self.gate.committed()).count();
-        self.reductions.drain(..past.saturating_sub(1));
-        let Self { gate, rules, rate, reductions, anew, .. } = self;
-        let row = |committed: u64, group: usize| {
-            let rule = &rules[group];
-            let anew = anew.map_or(1.0, |anew| anew.scale(committed));
-            rule.row(anew * scale(reductions, committed) * rate.rate(committed, rule.learning_rate()), committed)
-        };
-        gate.supply(self.schedule_changed, row)?;
+        let Self { gate, rules, rates, schedule_changed, .. } = self;
+        rates.trim(gate.committed());
+        let row = |committed: u64, group: usize| rules[group].row(rates.of(&*rules[group], committed), committed);
+        gate.supply(*schedule_changed, row)?;
         self.schedule_changed = false;
         Ok(())
     }
@@ -412,7 +421,7 @@ impl State for Optimizer {
         }
         visit.within("gate", &mut self.gate)?;
         visit.value("plateau", &mut self.plateau)?;
-        visit.value("reductions", &mut self.reductions)?;
+        visit.value("reductions", &mut self.rates.reductions)?;
         let mut trainable = self.updated.as_ref().map(|last| last.trainable.clone());
         visit.value("trainable", &mut trainable)?;
         if visit.is_restore() {

@@ -184,6 +184,15 @@ impl Arena {
         &self.gradients
     }
 
+    /// The elements of one of the arena's buffers that belong to `parameter`; `None` where another arena holds it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the buffer is not of the arena's size.
+    pub fn part_of(&self, buffer: &Buffer, parameter: &Parameter) -> Result<Option<Tensor>> {
+        let index = self.parameters.iter().position(|known| known.is(parameter));
+        index.map(|index| self.slot(buffer, self.slots[index].start, parameter.shape())).transpose()
+    }
+
     /// A new buffer of the arena's size, zeroed: an optimizer's state.
     ///
     /// # Errors

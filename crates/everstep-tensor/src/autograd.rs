@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::op::{Op, Saved};
 use crate::parameter::Leaf;
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, probe};
 
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
@@ -40,6 +40,10 @@ struct Entry {
 impl Node {
     fn new(kind: Kind) -> Arc<Self> {
         Arc::new(Self { id: NEXT_NODE.fetch_add(1, Ordering::Relaxed), kind })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     pub(crate) fn leaf(leaf: Arc<Leaf>) -> Arc<Self> {
@@ -176,22 +180,35 @@ fn walk(
         if with_graph {
             outputs[0] = outputs[0].with_node(node.clone());
         }
-        let parts = op.vjp(&Saved { inputs: &inputs, outputs: &outputs }, &gradient)?;
-        if parts.len() != inputs.len() {
-            return Err(Error::Gradients { op: op.name(), found: parts.len(), expected: inputs.len() });
+        probe::within_backward(op.name(), node.id, || {
+            let parts = op.vjp(&Saved { inputs: &inputs, outputs: &outputs }, &gradient)?;
+            spread(op.name(), &inputs, parts, &mut pending)
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds the parts of a gradient to those of the nodes that they belong to.
+fn spread(
+    op: &'static str,
+    inputs: &[Tensor],
+    parts: Vec<Option<Tensor>>,
+    pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>,
+) -> Result<()> {
+    if parts.len() != inputs.len() {
+        return Err(Error::Gradients { op, found: parts.len(), expected: inputs.len() });
+    }
+    for (input, part) in inputs.iter().zip(parts) {
+        let (Some(node), Some(part)) = (input.node(), part) else { continue };
+        if part.shape() != input.shape() {
+            let rule = "a gradient has the shape of its input";
+            return Err(Error::Shapes { op, left: *part.shape(), right: *input.shape(), rule });
         }
-        for (input, part) in inputs.iter().zip(parts) {
-            let (Some(node), Some(part)) = (input.node(), part) else { continue };
-            if part.shape() != input.shape() {
-                let rule = "a gradient has the shape of its input";
-                return Err(Error::Shapes { op: op.name(), left: *part.shape(), right: *input.shape(), rule });
-            }
-            let sum = match pending.remove(&node.id) {
-                Some((_, earlier)) => earlier.add(&part)?,
-                None => part,
-            };
-            pending.insert(node.id, (node.clone(), sum));
-        }
+        let sum = match pending.remove(&node.id) {
+            Some((_, earlier)) => earlier.add(&part)?,
+            None => part,
+        };
+        pending.insert(node.id, (node.clone(), sum));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use everstep_device::{Command, DType, DeviceKind, Kernel, Layout, Shape, Work};
 
-use crate::{Error, Result, Tensor, autograd};
+use crate::{Error, Result, Tensor, autograd, probe};
 
 /// What an op is going to make.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ fn check_counts(op: &'static str, inputs: &[&Tensor]) -> Result<()> {
     }
 }
 
-/// Applies an op: infer, record, tape. Every op passes through here and nowhere else.
+/// Applies an op: infer, record, tape. Every op passes through here and nowhere else; a [`crate::Probe`] looks on.
 pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
     let name = op.name();
     tracing::trace!(op = name, "apply");
@@ -108,18 +108,23 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
     if halves && !op.takes_halves() && !matches!(op.infer(inputs), Ok(Inferred::View(_))) {
         return apply_in_f32(op, inputs);
     }
-    let outputs = match op.infer(inputs)? {
-        Inferred::View(layout) => vec![first.view(layout)],
+    let (outputs, seen) = match op.infer(inputs)? {
+        Inferred::View(layout) => (vec![first.view(layout)], probe::see(name, inputs, &[])?),
         Inferred::New(list) if list.is_empty() => return Err(Error::NoOutputs { op: name }),
         Inferred::New(list) => {
             check_counts(name, inputs)?;
             let new = |(shape, dtype)| Tensor::unwritten(name, shape, dtype, first.device());
             let outputs = list.into_iter().map(new).collect::<Result<Vec<_>>>()?;
             op.record(inputs, &outputs)?;
-            outputs
+            let seen = probe::see(name, inputs, &outputs)?;
+            (outputs, seen)
         }
     };
-    Ok(autograd::record(Arc::new(op), inputs, outputs))
+    let output = autograd::record(Arc::new(op), inputs, outputs);
+    if let (Some(number), Some(node)) = (seen, output.node()) {
+        probe::taped(number, node.id());
+    }
+    Ok(output)
 }
 
 /// Applies an op to halves as f32: they are cast on the tape, so that their gradients are cast back. The result of f16

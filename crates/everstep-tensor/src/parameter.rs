@@ -208,6 +208,12 @@ impl Parameter {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Whether `tensor` is its values, or a view that begins where they do.
+    pub fn is_behind(&self, tensor: &Tensor) -> bool {
+        let (value, other) = (self.0.home().value.slice_of_buffer(), tensor.slice_of_buffer());
+        (value.buffer, value.offset) == (other.buffer, other.offset)
+    }
+
     /// Whether an arena that lives holds it.
     pub(crate) fn is_owned(&self) -> bool {
         self.0.home().owner.strong_count() > 0

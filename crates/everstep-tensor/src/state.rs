@@ -220,6 +220,11 @@ impl Snapshot {
         self.flush()
     }
 
+    /// Of what lies on a device already.
+    pub(crate) fn from_parts(buffers: BTreeMap<String, Buffer>, values: BTreeMap<String, Value>) -> Self {
+        Self { buffers, values }
+    }
+
     fn flush(&self) -> Result<()> {
         self.buffers.values().try_for_each(|buffer| Ok(buffer.device().flush()?))
     }

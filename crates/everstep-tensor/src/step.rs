@@ -8,7 +8,7 @@ use everstep_device::control::{self, Record, Verdict};
 use everstep_device::cpu::{
     Gate, GateParams, HEALTH_BLOCK, Health, HealthParams, Seal, SealParams, Settle, SettleParams,
 };
-use everstep_device::{Buffer, Command, DType, Device, Readback, Shape, Slice, Work};
+use everstep_device::{Buffer, Command, DType, Device, Layout, Readback, Shape, Slice, Work};
 
 use crate::{Arena, Detection, Error, RandomStream, Result, State, Tensor, Visit};
 
@@ -25,11 +25,63 @@ pub struct StepOptions {
     pub in_flight: usize,
     /// What counts as a fault beside what is not finite.
     pub detection: Detection,
+    /// Multiplies the loss before the backward pass, so that gradients of half precision do not vanish; `None` for none.
+    pub loss_scale: Option<LossScale>,
+}
+
+/// A factor on the loss that looks for its own size: it falls when a gradient overflows, which refuses that step alone, and
+/// grows after a stretch without one (Micikevicius et al., 2018). Powers of two change no bit of what does not overflow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScale {
+    /// To begin with, 1 or more.
+    pub initial: f32,
+    /// What it grows by, 1 or more.
+    pub growth: f32,
+    /// What it falls by, more than 0 and less than 1, but never below 1: from there on an overflow is a fault.
+    pub backoff: f32,
+    /// Committed steps without an overflow until it grows.
+    pub interval: u32,
+    /// The most that it grows to.
+    pub most: f32,
+}
+
+impl Default for LossScale {
+    /// PyTorch's `GradScaler`: 65,536, doubled every 2,000 steps, halved at an overflow; at most 2^24.
+    fn default() -> Self {
+        Self { initial: 65536.0, growth: 2.0, backoff: 0.5, interval: 2000, most: 16_777_216.0 }
+    }
+}
+
+impl LossScale {
+    fn check(&self) -> Result<()> {
+        let rules = [
+            ("initial", self.initial, self.initial >= 1.0 && self.initial.is_finite(), "finite and 1 or more"),
+            ("growth", self.growth, self.growth >= 1.0 && self.growth.is_finite(), "finite and 1 or more"),
+            ("backoff", self.backoff, self.backoff > 0.0 && self.backoff < 1.0, "more than 0 and less than 1"),
+            ("interval", self.interval as f32, self.interval > 0, "1 or more"),
+            (
+                "most",
+                self.most,
+                self.most >= self.initial && self.most.is_finite(),
+                "finite and at least the initial one",
+            ),
+        ];
+        let broken = rules.into_iter().find(|rule| !rule.2);
+        broken.map_or(Ok(()), |(name, value, _, range)| {
+            Err(Error::Argument { op: "loss_scale", name, value: value.into(), range })
+        })
+    }
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        Self { max_norm: None, on_fault: Verdict::Reject, in_flight: 4, detection: Detection::default() }
+        Self {
+            max_norm: None,
+            on_fault: Verdict::Reject,
+            in_flight: 4,
+            detection: Detection::default(),
+            loss_scale: None,
+        }
     }
 }
 
@@ -39,7 +91,10 @@ impl StepOptions {
         match self.max_norm {
             Some(norm) if norm.is_nan() || norm <= 0.0 => argument("max_norm", f64::from(norm), "more than 0"),
             _ if self.in_flight > MAX_IN_FLIGHT => argument("in_flight", self.in_flight as f64, "0 to 16"),
-            _ => self.detection.check(),
+            _ => {
+                self.loss_scale.map_or(Ok(()), |scale| scale.check())?;
+                self.detection.check()
+            }
         }
     }
 }
@@ -101,6 +156,10 @@ impl StepGate {
     /// [`Error::Argument`] where they are out of range.
     pub fn set_options(&mut self, options: StepOptions) -> Result<()> {
         options.check()?;
+        if self.options.loss_scale != options.loss_scale {
+            let initial = options.loss_scale.map_or(0.0, |scale| scale.initial);
+            self.write(control::LOSS_SCALE, &[initial.to_bits(), 0])?;
+        }
         self.options = options;
         Ok(())
     }
@@ -128,6 +187,14 @@ impl StepGate {
     /// The most steps that may be committed by now: those known of, and those whose records are under way.
     pub fn latest(&self) -> u64 {
         self.committed + self.waiting.len() as u64
+    }
+
+    /// The scalar that the loss is multiplied by before its backward pass, as the device has it; `None` without one.
+    pub fn loss_scale(&self) -> Option<Tensor> {
+        self.options.loss_scale?;
+        let layout = Layout::contiguous(Shape::new(&[control::words(self.groups)]).ok()?);
+        let layout = layout.slice(0, control::LOSS_SCALE, control::LOSS_SCALE + 1, 1).ok()?;
+        Some(Tensor::over(self.control.region().clone(), layout, DType::F32))
     }
 
     /// Whether records are under way.
@@ -215,6 +282,7 @@ impl StepGate {
         let blocks = sources.iter().map(|(_, elements)| elements.div_ceil(HEALTH_BLOCK)).collect::<Vec<_>>();
         let partials = self.record_health(arena, &sources)?;
         let on_fault = if self.options.on_fault == Verdict::Hold { Verdict::Hold } else { Verdict::Reject };
+        let scale = self.options.loss_scale;
         let gate = Gate(GateParams {
             blocks: blocks[0] as u32,
             loss_offset: loss.layout().offset() as u32,
@@ -227,6 +295,11 @@ impl StepGate {
             log_ratio: self.options.detection.norm_ratio.map_or(f32::MAX, f32::ln),
             rate_ratio: self.options.detection.rate_ratio.unwrap_or(f32::MAX),
             warm_up: self.options.detection.warm_up,
+            advisory: self.options.detection.advisory(),
+            scale_interval: scale.map_or(0, |scale| scale.interval),
+            scale_growth: scale.map_or(1.0, |scale| scale.growth),
+            scale_backoff: scale.map_or(1.0, |scale| scale.backoff),
+            scale_most: scale.map_or(1.0, |scale| scale.most),
         });
         let record = Tensor::unwritten("gate", Shape::new(&[control::RECORD_WORDS])?, DType::U32, &self.device)?;
         self.device.record(Command {
@@ -287,6 +360,7 @@ impl StepGate {
             warm_up,
             window: window as f32,
             groups: self.groups as u32,
+            advisory: self.options.detection.advisory(),
         });
         Ok(self.device.record(Command {
             op: "seal",
@@ -386,6 +460,15 @@ impl StepGate {
             self.expect_changes()?;
         }
         Ok(self.device.flush()?)
+    }
+
+    /// Refuses every step from the next one on, until [`StepGate::release`] or a restore: their records tell what would have
+    /// become of them.
+    ///
+    /// # Errors
+    /// Those of the recording.
+    pub fn hold(&mut self) -> Result<()> {
+        self.write(control::HELD, &[1])
     }
 
     /// The words of the control block; waits for them.

@@ -41,10 +41,10 @@ simd! {
             let g = step.gradient(gradient[index], before, penalty);
             let m = p.beta1 * first[index] + p.rest1 * g;
             let v = p.beta2 * second[index] + p.rest2 * (g * g);
-            firsts.store(&mut first[index], m);
-            seconds.store(&mut second[index], v);
+            firsts.store(index, &mut first[index], m);
+            seconds.store(index, &mut second[index], v);
             let update = step.row[1] * (m / (v.sqrt() * step.row[2] + p.epsilon));
-            values.store(&mut value[index], before - decay * before - update);
+            values.store(index, &mut value[index], before - decay * before - update);
         }
         [values, firsts, seconds]
     }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd;
@@ -131,7 +132,7 @@ impl CpuExecutor {
                 let target: &mut [u8] = bytemuck::cast_slice_mut(&mut *args.outputs[0]);
                 target[..data.len()].copy_from_slice(data);
             }
-            Work::Copy => args.outputs[0].copy_from_slice(args.inputs[0]),
+            Work::Copy => copy(args.outputs[0], args.inputs[0]),
         }
         Ok(())
     }
@@ -159,6 +160,16 @@ impl CpuExecutor {
         }
         read
     }
+}
+
+/// Words that a thread copies at a time: so many that handing them out costs little beside it.
+const COPY_BLOCK: usize = 64 * 1024;
+
+/// Copies words on all threads: one alone does not keep the memory busy, and snapshots are large.
+fn copy(to: &mut [u32], from: &[u32]) {
+    debug_assert_eq!(to.len(), from.len(), "checked when it was recorded");
+    let blocks = to.par_chunks_mut(COPY_BLOCK).zip(from.par_chunks(COPY_BLOCK));
+    blocks.for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 fn overlap(a: &Place, b: &Place) -> bool {

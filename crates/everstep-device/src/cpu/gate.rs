@@ -82,16 +82,22 @@ params! {
     /// The uniform of `gate.wgsl`.
     pub struct GateParams {
         blocks: u32, loss_offset: u32, groups: u32, on_fault: u32, max_norm: f32, buffer_blocks: u32,
-        loss_limit: f32, score: f32, log_ratio: f32, rate_ratio: f32, warm_up: u32,
+        loss_limit: f32, score: f32, log_ratio: f32, rate_ratio: f32, warm_up: u32, advisory: u32,
+        scale_interval: u32, scale_growth: f32, scale_backoff: f32, scale_most: f32,
     }
 }
 
 /// Judges the step: counts the attempt, writes the verdict, the clipping factor, the groups' current schedule rows and a
 /// record; counts a committed step. `on_fault` is the [`Verdict`] of a faulty step, `max_norm` 0 for no clipping.
 ///
-/// Faulty is a loss above `loss_limit`; and, once `warm_up` steps are in the statistics, a loss whose score is above `score`,
-/// a norm whose logarithm is more than `log_ratio` above its mean and whose score is above `score`, and a learning rate that
-/// is more than `rate_ratio` times the largest one before. `f32::MAX` turns each off, `log_ratio` the test of the norm.
+/// Faulty is a loss above `loss_limit`, a learning rate that is more than `rate_ratio` times the largest one before; and, once
+/// `warm_up` steps are in the statistics, a loss whose score is above `score`, and a norm whose logarithm is more than
+/// `log_ratio` above its mean and whose score is above `score`. `f32::MAX` turns each off, `log_ratio` the test of the norm.
+/// With a `scale_interval` the gradients are those of a loss that was multiplied by the control block's loss scale: their norm
+/// and clipping are of what they are without it, and the scale grows after so many committed steps. A gradient that is not
+/// finite, and nothing else at fault, is then its overflow: the step alone is refused, and the scale falls, until it is 1.
+///
+/// The faults among the bits of `advisory` are told in the record and refuse nothing.
 ///
 /// Inputs: the blocks of [`Health`], those of gradients and behind them those of pending buffers; the loss. Outputs: the
 /// control block, the device's status, which it clears, the step's record.
@@ -125,7 +131,7 @@ impl Gate {
     fn rate_is_high(&self, control: &[u32]) -> bool {
         let highest = f32::from_bits(control[control::RATE]);
         // There is nothing to compare with before a step has learned.
-        if control[control::SAMPLES] < self.0.warm_up || self.0.rate_ratio == f32::MAX || highest == 0.0 {
+        if self.0.rate_ratio == f32::MAX || highest == 0.0 {
             return false;
         }
         let row = control[control::COMMITTED].wrapping_sub(control[control::START]);
@@ -143,6 +149,25 @@ impl Gate {
         let mut faults = if loss > p.loss_limit { fault::LOSS_LIMIT } else { 0 };
         faults |= if scores.loss > p.score { fault::LOSS_SPIKE } else { 0 };
         faults | if scores.excess > p.log_ratio && norm_score { fault::NORM_SPIKE } else { 0 }
+    }
+
+    /// The loss scale, 1 without one.
+    fn scale(&self, control: &[u32]) -> f32 {
+        if self.0.scale_interval == 0 { 1.0 } else { f32::from_bits(control[control::LOSS_SCALE]) }
+    }
+
+    /// What becomes of the loss scale after a step that is at fault, or not.
+    fn rescale(&self, control: &mut [u32], overflow: bool) {
+        let (p, scale) = (self.0, self.scale(control));
+        let good = if overflow { 0 } else { control[control::GOOD] + 1 };
+        let grows = good >= p.scale_interval;
+        let next = match (overflow, grows) {
+            (true, _) => (scale * p.scale_backoff).max(1.0),
+            (false, true) => (scale * p.scale_growth).min(p.scale_most),
+            (false, false) => scale,
+        };
+        control[control::LOSS_SCALE] = next.to_bits();
+        control[control::GOOD] = if grows { 0 } else { good };
     }
 
     /// The faults of the step that are certain, from its parts.
@@ -181,7 +206,8 @@ impl Kernel for Gate {
             largest = largest.max(block[1]);
             non_finite = non_finite.saturating_add(block[2]);
         }
-        let norm = squares.sqrt();
+        let scale = self.scale(control);
+        let norm = squares.sqrt() / scale;
         let buffers = buffers.chunks_exact(4).fold(0, |bad, block| bad | block[2]);
         let faults = Self::faults(control, status, loss, norm, [non_finite, buffers]);
         // What is not finite has no place in a distribution.
@@ -190,8 +216,10 @@ impl Kernel for Gate {
         let scores = Scores::read(control, f32::from_bits(loss), norm, warm_up);
         let faults = faults | if finite { self.spikes(f32::from_bits(loss), &scores) } else { 0 };
         let faults = faults | if self.rate_is_high(control) { fault::RATE } else { 0 };
-        let held = control[control::HELD] != 0 || (faults != 0 && p.on_fault == Verdict::Hold as u32);
-        let verdict = match faults {
+        let refusing = faults & !p.advisory;
+        let overflow = scale > 1.0 && refusing != 0 && refusing & !(fault::GRADIENT | fault::NORM) == 0;
+        let held = control[control::HELD] != 0 || (refusing != 0 && !overflow && p.on_fault == Verdict::Hold as u32);
+        let verdict = match refusing {
             0 => Verdict::Commit,
             _ if held => Verdict::Hold,
             _ => Verdict::Reject,
@@ -201,7 +229,7 @@ impl Kernel for Gate {
         control[control::VERDICT] = verdict as u32;
         // PyTorch's clip_grad_norm_: max_norm / (norm + 1e-6), at most 1.
         let clip = if p.max_norm > 0.0 { (p.max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        control[control::CLIP] = clip.to_bits();
+        control[control::CLIP] = (clip / scale).to_bits();
         control[control::NORM] = norm.to_bits();
         if verdict == Verdict::Commit {
             let row_words = p.groups as usize * control::ROW_WORDS;
@@ -210,6 +238,10 @@ impl Kernel for Gate {
             control.copy_within(from..from + row_words, control::CURRENT);
             control[control::COMMITTED] = control[control::COMMITTED].wrapping_add(1);
         }
+        if p.scale_interval > 0 && (overflow || verdict == Verdict::Commit) {
+            self.rescale(control, overflow);
+        }
+        let largest = (f32::from_bits(largest) / scale).to_bits();
         record.fill(0);
         let (attempt, committed) = (control[control::ATTEMPT], control[control::COMMITTED]);
         let words = [attempt, committed, verdict as u32, faults, loss, norm.to_bits(), largest, non_finite];

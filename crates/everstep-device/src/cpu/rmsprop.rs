@@ -44,10 +44,10 @@ fn loop_of<const CENTERED: bool, const MOMENTUM: bool>(
         let before = value[index];
         let g = step.gradient(gradient[index], before, penalty);
         let squared = p.alpha * square[index] + p.rest * (g * g);
-        squares.store(&mut square[index], squared);
+        squares.store(index, &mut square[index], squared);
         let variance = if CENTERED {
             let mean = p.alpha * average[index] + p.rest * g;
-            averages.store(&mut average[index], mean);
+            averages.store(index, &mut average[index], mean);
             let difference = squared - mean * mean;
             if difference < 0.0 { 0.0 } else { difference }
         } else {
@@ -56,9 +56,9 @@ fn loop_of<const CENTERED: bool, const MOMENTUM: bool>(
         let mut direction = g / (variance.sqrt() + p.epsilon);
         if MOMENTUM {
             direction += p.momentum * buffer[index];
-            buffers.store(&mut buffer[index], direction);
+            buffers.store(index, &mut buffer[index], direction);
         }
-        values.store(&mut value[index], before - step.row[0] * direction);
+        values.store(index, &mut value[index], before - step.row[0] * direction);
     }
     [values, squares, averages, buffers]
 }

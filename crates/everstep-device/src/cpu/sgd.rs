@@ -78,9 +78,9 @@ simd! {
             let before = value[index];
             let g = step.gradient(gradient[index], before, penalty);
             let moving = p.momentum * buffer[index] + step.row[1] * g;
-            buffers.store(&mut buffer[index], moving);
+            buffers.store(index, &mut buffer[index], moving);
             let direction = if p.nesterov != 0 { g + p.momentum * moving } else { moving };
-            values.store(&mut value[index], before - step.row[0] * direction);
+            values.store(index, &mut value[index], before - step.row[0] * direction);
         }
         [values, buffers]
     }

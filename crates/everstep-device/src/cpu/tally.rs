@@ -2,7 +2,8 @@
 
 use crate::control::{self, is_non_finite};
 
-/// Sums over one buffer of the state, of bits, wrapping: their order does not show.
+/// Sums over one buffer of the state, of bits, wrapping: their order does not show. The bits of neighbours are turned by
+/// different amounts, so that no bit of all elements has the same weight: a tensor whose signs are all turned over shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     read: u32,
@@ -11,14 +12,14 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Stores `after` in `slot`, unless it is not finite: then the slot keeps what it has, and the refusal counts.
+    /// Stores `after` in `slot`, element `index`, unless it is not finite: then the slot keeps what it has, and the refusal counts.
     #[inline(always)]
-    pub(super) fn store(&mut self, slot: &mut f32, after: f32) {
+    pub(super) fn store(&mut self, index: usize, slot: &mut f32, after: f32) {
         let (before, after) = (slot.to_bits(), after.to_bits());
         let refused = is_non_finite(after);
         let kept = if refused { before } else { after };
-        self.read = self.read.wrapping_add(before);
-        self.written = self.written.wrapping_add(kept);
+        self.read = self.read.wrapping_add(before.rotate_left(index as u32));
+        self.written = self.written.wrapping_add(kept.rotate_left(index as u32));
         self.refused += u32::from(refused);
         *slot = f32::from_bits(kept);
     }

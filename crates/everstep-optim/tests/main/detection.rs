@@ -184,7 +184,7 @@ struct Reference {
 impl Reference {
     fn units(&self) -> [f64; 2] {
         let deviation = |spread: f64| spread * std::f64::consts::FRAC_PI_2.sqrt();
-        [deviation(self.running[0].1).max(0.1 * self.level), deviation(self.running[1].1).max(0.5)]
+        [deviation(self.running[0].1).max(0.25 * self.level), deviation(self.running[1].1).max(0.5)]
     }
 
     fn scores(&self, loss: f64, norm: f64, detection: &Detection) -> [f64; 2] {

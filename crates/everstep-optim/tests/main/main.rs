@@ -8,6 +8,7 @@ mod determinism;
 mod errors;
 mod groups;
 mod hold;
+mod loss_scale;
 mod parameters;
 mod plateau;
 mod records;
