@@ -1,6 +1,8 @@
 //! What holds parameters: a tree that a visitor walks.
 
 use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use everstep_tensor::{Parameter, RandomStream, RunningBuffer, Shape};
@@ -298,11 +300,17 @@ impl<M: Module> Module for Option<M> {
     }
 }
 
-impl<M: Module + ?Sized> Module for Box<M> {
-    fn visit(&self, visitor: &mut Visitor<'_>) {
-        (**self).visit(visitor);
-    }
+macro_rules! pointers {
+    ($($pointer:ident),+) => {
+        $(impl<M: Module + ?Sized> Module for $pointer<M> {
+            fn visit(&self, visitor: &mut Visitor<'_>) {
+                (**self).visit(visitor);
+            }
+        })+
+    };
 }
+
+pointers!(Box, Rc, Arc);
 
 /// Tuples name their elements by number.
 macro_rules! tuple {
