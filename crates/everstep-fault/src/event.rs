@@ -2,38 +2,73 @@
 
 use std::fmt;
 
-use everstep_data::Cursor;
 use everstep_tensor::Record;
+use serde::Serialize;
 
-use crate::{Budget, Tally};
+use crate::{Budget, Cause, Diagnosis, Place, Slow};
 
 /// Something that a program may want to show or keep.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A step was refused on the device.
+    /// A fault was seen: on the device, in the step that made it.
     Detected {
-        /// Its record.
+        /// The step's record.
+        #[serde(serialize_with = "crate::postmortem::record")]
         record: Record,
-        /// Its batch.
-        at: Cursor,
+        /// The step.
+        place: Place,
     },
-    /// It is run again from the state before it.
+    /// A slow fault was seen in the series of committed steps.
+    DetectedSlow {
+        /// What it is.
+        slow: Slow,
+        /// The step.
+        place: Place,
+    },
+    /// The policy leaves it at the device's answer: the step was refused, or only told of.
+    Rejected {
+        /// The step.
+        place: Place,
+        /// Whether the step was committed all the same.
+        committed: bool,
+    },
+    /// The step is run again from the state before it.
     Replayed {
-        /// Its batch.
-        at: Cursor,
+        /// The step.
+        place: Place,
     },
-    /// Its batch is left out.
+    /// The cause was looked for.
+    Examined {
+        /// The step.
+        place: Place,
+        /// What it is thought to be.
+        cause: Cause,
+        /// The samples that were found.
+        samples: Vec<u64>,
+    },
+    /// Samples are left out from now on.
+    Quarantined {
+        /// Their ids.
+        samples: Vec<u64>,
+    },
+    /// A batch is left out.
     Skipped {
-        /// The batch.
-        at: Cursor,
+        /// Its step.
+        place: Place,
     },
     /// A snapshot was restored.
     Rewound {
         /// The attempt after which it was taken.
         attempt: u64,
-        /// The batch that comes next.
-        to: Cursor,
+        /// The step that comes next.
+        to: Place,
+    },
+    /// No learning rate is above this one from now on.
+    LearningRateLimited {
+        /// The limit.
+        limit: f64,
     },
     /// The learning rate was lowered, and the optimizer's states began anew.
     LearningRateLowered {
@@ -42,70 +77,60 @@ pub enum Event {
     },
     /// The incident is over.
     Recovered {
-        /// What it was, as what helped tells.
-        cause: Cause,
-        /// What was done.
-        tally: Tally,
+        /// What it was.
+        diagnosis: Box<Diagnosis>,
     },
     /// The policy has no further answer.
     GaveUp {
         /// Which budget was used up.
         budget: Budget,
+        /// What is known.
+        diagnosis: Box<Diagnosis>,
     },
-}
-
-/// What a fault was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The same step on the same state was clean: the device, in passing.
-    Passing,
-    /// The state had changed: an earlier one was clean on the same batches.
-    State,
-    /// Leaving out the batch, or its neighbours, helped.
-    Data,
-    /// A lower learning rate helped.
-    LearningRate,
+    /// A planned fault was made for the first time.
+    Injected {
+        /// The fault.
+        fault: String,
+        /// The step.
+        place: Place,
+    },
 }
 
 /// As a sentence for a person.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = |at: &Cursor| format!("epoch {}, sample {}", at.epoch, at.position);
         match self {
-            Self::Detected { record, at } => {
+            Self::Detected { record, place } => {
                 let (reasons, loss, norm) = (record.reasons(), record.loss, record.norm);
-                write!(f, "{}: step refused: {reasons} (loss {loss:.4}, gradient norm {norm:.4})", place(at))
+                write!(f, "{place}: seen on the device: {reasons} (loss {loss:.4}, gradient norm {norm:.4})")
             }
-            Self::Replayed { at } => write!(f, "{}: the step runs again", place(at)),
-            Self::Skipped { at } => write!(f, "{}: the batch is left out", place(at)),
-            Self::Rewound { attempt, to } => {
-                write!(f, "back to the state after attempt {attempt}; {} comes next", place(to))
-            }
+            Self::DetectedSlow { slow, place } => write!(f, "{place}: {slow}"),
+            Self::Rejected { place, committed: false } => write!(f, "{place}: the step was refused"),
+            Self::Rejected { place, committed: true } => write!(f, "{place}: told, and nothing was changed"),
+            Self::Replayed { place } => write!(f, "{place}: the step runs again from the state before it"),
+            Self::Examined { place, cause, samples } if samples.is_empty() => write!(f, "{place}: {cause}"),
+            Self::Examined { place, cause, samples } => write!(f, "{place}: {cause}; samples {samples:?}"),
+            Self::Quarantined { samples } => write!(f, "samples {samples:?} are left out from now on"),
+            Self::Skipped { place } => write!(f, "{place}: the batch is left out"),
+            Self::Rewound { attempt, to } => write!(f, "back to the state after attempt {attempt}; {to} comes next"),
+            Self::LearningRateLimited { limit } => write!(f, "no learning rate above {limit:e} from now on"),
             Self::LearningRateLowered { factor } => write!(f, "learning rate times {factor}, optimizer begins anew"),
-            Self::Recovered { cause, tally } => write!(f, "recovered: {cause} ({tally})"),
-            Self::GaveUp { budget } => write!(f, "given up: {budget}"),
+            Self::Recovered { diagnosis } => write!(f, "recovered from {diagnosis} ({})", diagnosis.tally),
+            Self::GaveUp { budget, diagnosis } => write!(f, "given up ({budget}): {diagnosis}"),
+            Self::Injected { fault, place } => write!(f, "{place}: planned fault: {fault}"),
         }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Passing => "a passing fault of the device",
-            Self::State => "the state had changed",
-            Self::Data => "the data",
-            Self::LearningRate => "the learning rate",
-        })
     }
 }
 
 /// What one call of [`crate::Guard::step`] did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// The batch.
-    pub at: Cursor,
+    /// The step.
+    pub place: Place,
     /// Records that have arrived, oldest first.
     pub records: Vec<Record>,
     /// What has happened.
     pub events: Vec<Event>,
+    /// Whether faults are planned in this run: what it says of itself is then no news of the machine.
+    pub chaos: bool,
 }

@@ -1,50 +1,25 @@
 //! Steps that go on whatever happens.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Instant;
 
-use everstep_data::{Batch, Cursor, Loader};
+use everstep_data::Cursor;
+use everstep_device::DeviceKind;
 use everstep_nn::Module;
 use everstep_optim::{Optimizer, Rule};
-use everstep_tensor::{Record, State, StepOptions, Tensor, Verdict};
+use everstep_tensor::{
+    HostSnapshot, Parameter, Record, Snapshot, State, StepOptions, Tensor, Verdict, Visit, with_probe,
+};
 
-use crate::{Action, Answer, Cause, Error, Event, History, Policy, Report, Result, Ring, Tally, decide};
-
-/// Where batches come from: pulled by the guard, so that it can pull one again.
-pub trait Batches: State {
-    /// A batch.
-    type Batch;
-
-    /// The next batch, or `None` once at the end of an epoch, after which the next epoch begins.
-    ///
-    /// # Errors
-    /// What reading it says; another call tries the same batch again.
-    fn next_batch(&mut self) -> Result<Option<Self::Batch>>;
-
-    /// The place of the next batch.
-    fn cursor(&self) -> Cursor;
-
-    /// Goes to a place that [`Batches::cursor`] gave.
-    ///
-    /// # Errors
-    /// For a place that there is not.
-    fn seek(&mut self, cursor: Cursor) -> Result<()>;
-}
-
-impl Batches for Loader {
-    type Batch = Batch;
-
-    fn next_batch(&mut self) -> Result<Option<Batch>> {
-        Ok(Loader::next_batch(self)?)
-    }
-
-    fn cursor(&self) -> Cursor {
-        Loader::cursor(self)
-    }
-
-    fn seek(&mut self, cursor: Cursor) -> Result<()> {
-        Ok(Loader::seek(self, cursor)?)
-    }
-}
+use crate::chaos::{Chaos, Due, Plan};
+use crate::log::Log;
+use crate::mirror::Mirror;
+use crate::pace::{self, Pace};
+use crate::recover::{Case, Incident};
+use crate::watch::Watch;
+use crate::{Answer, Batches, Diagnosis, Error, Event, Origin, Place, Policy, Report, Result, Ring, Tally, Trend};
 
 /// Runs the steps of a training run under a policy.
 ///
@@ -67,42 +42,88 @@ impl Batches for Loader {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Guard {
-    optimizer: Optimizer,
-    policy: Policy,
-    ring: Ring,
-    // Batches of steps whose records are not in yet, by their attempts.
-    under_way: VecDeque<(u64, Cursor)>,
-    // Batches that are left out, whenever they come.
-    skipped: Vec<Cursor>,
-    incident: Option<Incident>,
-    run: Tally,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) names: Vec<(String, Parameter)>,
+    pub(crate) policy: Policy,
+    pub(crate) ring: Ring,
+    pub(crate) progress: Progress,
+    // Steps whose records are not in yet.
+    pub(crate) under_way: VecDeque<UnderWay>,
+    // Batches and samples that are left out, whenever they come.
+    pub(crate) skipped: Vec<Cursor>,
+    pub(crate) quarantined: BTreeSet<u64>,
+    pub(crate) incident: Option<Incident>,
+    // What is to be examined when a batch can be run.
+    pub(crate) case: Option<Case>,
+    // The step that is looked at op by op when it runs again, and what that has shown.
+    pub(crate) replaying: Option<Place>,
+    pub(crate) found: Vec<Origin>,
+    pub(crate) last_healthy: Option<Place>,
+    pub(crate) run: Tally,
     // Product of all lowerings.
-    factor: f64,
-    last_snapshot: u64,
+    pub(crate) factor: f64,
+    // The largest learning rate of a committed step.
+    pub(crate) highest_rate: f64,
+    pub(crate) last_snapshot: u64,
     // Epochs whose end was told.
     ended: u64,
     // Records that nobody has looked at.
-    inbox: VecDeque<Record>,
+    pub(crate) inbox: VecDeque<Record>,
     // Those of the next report.
-    records: Vec<Record>,
-    events: Vec<Event>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) diagnoses: Vec<Diagnosis>,
+    pub(crate) chaos: Option<Chaos>,
+    pub(crate) log: Log,
+    pace: Pace,
+    mirror: Mirror,
 }
 
-/// Something that went wrong, until it is over.
-struct Incident {
-    tally: Tally,
-    last: Action,
-    // Batches left out since it began, or since the last rewind.
-    skipped: Vec<Cursor>,
-    // The furthest refused batch: beyond it, healthy steps count.
-    at: Cursor,
-    // Healthy steps since the last action.
-    healthy: u64,
+/// A step whose record is not in yet.
+pub(crate) struct UnderWay {
+    pub(crate) attempt: u64,
+    pub(crate) place: Place,
+    // Its largest learning rate.
+    rate: f64,
 }
 
-/// The order in which batches come.
-fn order(cursor: Cursor) -> (u64, u64) {
-    (cursor.epoch, cursor.position)
+/// What came of asking for a batch.
+enum Pulled<T> {
+    Batch(Place, T),
+    // The epoch is over, and every step of it is known to be healthy.
+    End,
+    // The epoch was over, and a refused step has taken its batch back.
+    Back,
+}
+
+/// What the guard itself must go back to with the rest.
+pub(crate) struct Progress {
+    // Batches pulled.
+    pub(crate) pulled: u64,
+    // Of the records that are in: a snapshot's is as many steps older as are in flight.
+    pub(crate) trend: Trend,
+}
+
+impl State for Progress {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
+        visit.value("pulled", &mut self.pulled)?;
+        visit.value("trend", &mut self.trend)
+    }
+}
+
+/// Everything that the next step depends on.
+pub(crate) struct Whole<'a, B> {
+    pub(crate) optimizer: &'a mut Optimizer,
+    pub(crate) progress: &'a mut Progress,
+    pub(crate) batches: &'a mut B,
+}
+
+impl<B: State> State for Whole<'_, B> {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
+        visit.within("optimizer", self.optimizer)?;
+        visit.within("progress", self.progress)?;
+        visit.within("batches", self.batches)
+    }
 }
 
 impl Guard {
@@ -111,43 +132,67 @@ impl Guard {
     /// # Errors
     /// Those of [`Rule::build`]; [`Error::Setting`].
     pub fn new(model: &impl Module, rule: impl Rule, policy: Policy) -> Result<Self> {
-        Self::with_optimizer(rule.build(model)?, policy)
+        Self::with_optimizer(model, rule.build(model)?, policy)
     }
 
-    /// A guard of an optimizer that is there: with a schedule, parameter groups, clipping. Its options of the step become
-    /// the policy's, but for the clipping.
+    /// A guard of an optimizer of `model` that is there: with a schedule, parameter groups, clipping. Its options of the step
+    /// become the policy's, but for the clipping and the loss scale.
     ///
     /// # Errors
     /// [`Error::Setting`]; those of [`Optimizer::with_options`].
-    pub fn with_optimizer(optimizer: Optimizer, policy: Policy) -> Result<Self> {
+    pub fn with_optimizer(model: &impl Module, optimizer: Optimizer, policy: Policy) -> Result<Self> {
         if let Some((field, rule)) = policy.problem() {
             return Err(Error::Setting { field, rule });
         }
+        policy.slow.check()?;
         let on_fault = if policy.answer == Answer::Ignore { Verdict::Reject } else { Verdict::Hold };
-        let max_norm = optimizer.options().max_norm;
-        let options = StepOptions { max_norm, on_fault, in_flight: policy.in_flight, detection: policy.detection };
+        let Policy { in_flight, detection, .. } = policy;
+        let options = StepOptions { on_fault, in_flight, detection, ..optimizer.options() };
         Ok(Self {
             optimizer: optimizer.with_options(options)?,
+            names: model.named_parameters(),
             policy,
-            ring: Ring::new(policy.snapshots),
+            // A slow fault is seen up to three windows late.
+            ring: Ring::new(policy.snapshots).reaching(3 * u64::from(policy.slow.window)),
+            progress: Progress { pulled: 0, trend: Trend::new(policy.slow) },
             under_way: VecDeque::new(),
             skipped: Vec::new(),
+            quarantined: BTreeSet::new(),
             incident: None,
+            case: None,
+            replaying: None,
+            found: Vec::new(),
+            last_healthy: None,
             run: Tally::default(),
             factor: 1.0,
+            highest_rate: 0.0,
             last_snapshot: 0,
             ended: 0,
             inbox: VecDeque::new(),
             records: Vec::new(),
             events: Vec::new(),
+            diagnoses: Vec::new(),
+            chaos: None,
+            log: Log::default(),
+            pace: Pace::default(),
+            mirror: Mirror::default(),
         })
+    }
+
+    /// Makes the faults of `plan` as the run goes. Every report says so.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for a fault that cannot be; where its place is not there, the step says so when it is due.
+    pub fn with_chaos(mut self, plan: Plan) -> Result<Self> {
+        self.chaos = Some(Chaos::new(plan)?);
+        Ok(self)
     }
 
     /// Pulls a batch, and runs and judges a step on the loss that `forward` makes of it. `None` at the end of an epoch, once
     /// every step of it is known to be healthy. What a report tells is about earlier steps, too: records come late.
     ///
-    /// `forward` may be called again for a batch, and in the order of another time: it depends on its batch, the model, and
-    /// nothing else that changes.
+    /// `forward` may be called again for a batch, in the order of another time, and for a part of it: it depends on its batch,
+    /// the model, and nothing else that changes.
     ///
     /// # Errors
     /// Those of `forward` and of the batches: the state is as it was, and another call tries the batch again.
@@ -155,65 +200,144 @@ impl Guard {
     pub fn step<B: Batches, E: From<Error>>(
         &mut self,
         batches: &mut B,
-        forward: impl FnOnce(&B::Batch) -> Result<Tensor, E>,
+        mut forward: impl FnMut(&B::Batch) -> Result<Tensor, E>,
     ) -> Result<Option<Report>, E> {
         if self.optimizer.gate().attempts() == 0 && self.ring.kept().is_empty() {
-            self.save(batches)?;
+            self.save_first(batches)?;
         }
-        let Some((at, batch)) = self.pull(batches)? else { return Ok(None) };
-        let outcome = self.attempt(&batch, forward);
-        if let Err(error) = outcome {
-            batches.seek(at)?;
-            return Err(error);
+        let (place, mut batch) = loop {
+            if let Some(case) = self.case.take() {
+                self.examine(case, batches, &mut forward)?;
+            }
+            match self.pull(batches)? {
+                Pulled::Batch(place, batch) => break (place, batch),
+                Pulled::End => return Ok(None),
+                Pulled::Back => {}
+            }
+        };
+        let looks = self.replaying.take_if(|replaying| replaying.step == place.step).is_some();
+        match self.attempt::<B, E>(place, &mut batch, &mut forward, looks) {
+            Ok(found) if looks => self.found = found,
+            Ok(_) => {}
+            Err(error) => {
+                self.seek(place, batches)?;
+                return Err(error);
+            }
         }
-        self.under_way.push_back((self.optimizer.gate().attempts(), at));
         self.take_in(batches)?;
-        let due = self.optimizer.gate().attempts() >= self.last_snapshot + self.policy.interval;
-        if self.policy.interval > 0 && due && self.incident.is_none() {
+        self.pace.step_ended();
+        if self.is_snapshot_due() {
             self.save(batches)?;
         }
-        let (records, events) = (std::mem::take(&mut self.records), std::mem::take(&mut self.events));
-        Ok(Some(Report { at, records, events }))
+        if self.policy.mirror && self.optimizer.device().info().kind == DeviceKind::Gpu {
+            self.mirror.turn(&self.ring).map_err(Error::from)?;
+        }
+        let (records, events) = (self.take_records(), self.take_events());
+        Ok(Some(Report { place, records, events, chaos: self.chaos.is_some() }))
     }
 
-    /// The next batch that is not left out.
-    fn pull<B: Batches>(&mut self, batches: &mut B) -> Result<Option<(Cursor, B::Batch)>> {
+    /// The next batch that is not left out, without the samples that are.
+    fn pull<B: Batches>(&mut self, batches: &mut B) -> Result<Pulled<B::Batch>> {
         loop {
-            let at = batches.cursor();
+            let place = Place { step: self.progress.pulled + 1, cursor: batches.cursor() };
             match batches.next_batch()? {
-                Some(batch) if !self.skipped.contains(&at) => return Ok(Some((at, batch))),
-                Some(_) => {}
+                Some(batch) => {
+                    self.progress.pulled += 1;
+                    if !self.skipped.contains(&place.cursor)
+                        && let Some(batch) = self.without_quarantined::<B>(batch)?
+                    {
+                        return Ok(Pulled::Batch(place, batch));
+                    }
+                }
                 None => {
                     let next = batches.cursor();
                     self.collect()?;
                     self.take_in(batches)?;
-                    // Nothing has taken the batches back: the epoch is over. A rewind may come to its end again, but a program
-                    // that counts epochs is told once.
-                    if batches.cursor() == next && next.epoch > self.ended {
+                    if batches.cursor() != next || self.case.is_some() {
+                        return Ok(Pulled::Back);
+                    }
+                    // A rewind may come to the end of an epoch again, but a program that counts epochs is told once.
+                    if next.epoch > self.ended {
                         self.ended = next.epoch;
-                        return Ok(None);
+                        return Ok(Pulled::End);
                     }
                 }
             }
         }
     }
 
-    fn attempt<T, E: From<Error>>(
-        &mut self,
-        batch: &T,
-        forward: impl FnOnce(&T) -> Result<Tensor, E>,
-    ) -> Result<(), E> {
-        let loss = forward(batch).inspect_err(|_| self.optimizer.zero_grad())?;
-        loss.backward().map_err(Error::from).inspect_err(|_| self.optimizer.zero_grad())?;
-        match self.optimizer.step(&loss) {
-            // An earlier step met bad data: its record says so, and it was refused.
-            Err(error) if is_data(&error) => Ok(()),
-            outcome => Ok(outcome.map_err(Error::from)?),
+    /// A batch without the samples that are left out; `None` where none are left.
+    fn without_quarantined<B: Batches>(&self, batch: B::Batch) -> Result<Option<B::Batch>> {
+        if self.quarantined.is_empty() {
+            return Ok(Some(batch));
         }
+        let samples = B::samples(&batch);
+        let stays = |row: &usize| !self.quarantined.contains(&samples[*row]);
+        let rows: Vec<_> = (0..samples.len()).filter(stays).collect();
+        if rows.len() == samples.len() {
+            return Ok(Some(batch));
+        }
+        if rows.is_empty() { Ok(None) } else { B::part(&batch, &rows) }
+    }
+
+    /// One step, with the planned faults that are due; where it `looks`, what came up in it that is not finite.
+    pub(crate) fn attempt<B: Batches, E: From<Error>>(
+        &mut self,
+        place: Place,
+        batch: &mut B::Batch,
+        forward: &mut impl FnMut(&B::Batch) -> Result<Tensor, E>,
+        looks: bool,
+    ) -> Result<Vec<Origin>, E> {
+        let mut due = self.chaos.as_mut().map_or_else(Due::default, |chaos| chaos.due(place, B::samples(batch)));
+        self.events.extend(due.take_news().into_iter().map(|fault| Event::Injected { fault, place }));
+        if self.chaos.is_some() {
+            due.before::<B>(batch, &mut self.optimizer, &self.names)?;
+        }
+        let watch = (looks || due.wants_ops()).then(|| self.watch::<B>(batch, due.clone(), looks));
+        let optimizer = &self.optimizer;
+        let mut forward_and_backward = || {
+            let loss = forward(batch)?;
+            optimizer.backward(&loss).map_err(Error::from)?;
+            Ok(loss)
+        };
+        let loss: Result<Tensor, E> = match &watch {
+            Some(watch) => with_probe(watch, forward_and_backward),
+            None => forward_and_backward(),
+        };
+        let loss = loss.inspect_err(|_| self.optimizer.zero_grad())?;
+        due.gradients(&self.names)?;
+        let mut found = Vec::new();
+        if let Some(watch) = &watch {
+            let mut watch = watch.borrow_mut();
+            watch.look_at_gradients().map_err(Error::from)?;
+            found = std::mem::take(&mut watch.found);
+        }
+        self.step_on(&loss, place)?;
+        Ok(found)
+    }
+
+    fn watch<B: Batches>(&self, batch: &mut B::Batch, due: Due, looks: bool) -> Rc<RefCell<Watch>> {
+        let samples = B::samples(batch).to_vec();
+        let batch = B::tensors(batch).into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
+        let names = self.names.clone();
+        Rc::new(RefCell::new(Watch { due, looks, names, batch, samples, ..Watch::default() }))
+    }
+
+    fn step_on(&mut self, loss: &Tensor, place: Place) -> Result<()> {
+        let groups = 0..self.optimizer.arena().groups().len();
+        let next = self.optimizer.gate().latest();
+        let rate = groups.map(|group| self.optimizer.learning_rate(group, next)).fold(0.0, f64::max);
+        match self.optimizer.step(loss) {
+            // An earlier step met bad data: its record says so, and it was refused.
+            Err(error) if is_data(&error) => {}
+            outcome => outcome?,
+        }
+        self.under_way.push_back(UnderWay { attempt: self.optimizer.gate().attempts(), place, rate });
+        Ok(())
     }
 
     /// Waits for the records of all steps so far.
-    fn collect(&mut self) -> Result<()> {
+    pub(crate) fn collect(&mut self) -> Result<()> {
         while self.optimizer.gate().is_behind() {
             match self.optimizer.finish() {
                 Ok(records) => self.inbox.extend(records),
@@ -221,133 +345,77 @@ impl Guard {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.inbox.extend(self.optimizer.take_records());
         Ok(())
     }
 
-    /// Looks at the records that have come, in order, and answers to the refused steps among them.
+    /// Looks at the records that have come, in order, and answers to the faulty steps among them.
     fn take_in<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         self.inbox.extend(self.optimizer.take_records());
         while let Some(record) = self.inbox.pop_front() {
             self.records.push(record);
-            let known = self.under_way.front().filter(|step| step.0 == u64::from(record.attempt));
-            // Of a step before a restore.
-            let Some(&(attempt, at)) = known else { continue };
-            self.under_way.pop_front();
+            let known = self.under_way.front().is_some_and(|step| step.attempt == u64::from(record.attempt));
+            // Others are of a step before a restore.
+            let Some(step) = known.then(|| self.under_way.pop_front()).flatten() else { continue };
+            self.log.take(&record, step.place);
             match record.faults {
-                0 => self.healthy(attempt, at),
-                _ => self.answer(record, attempt, at, batches)?,
+                0 => {
+                    self.highest_rate = self.highest_rate.max(step.rate);
+                    self.healthy(record, &step, batches)?;
+                }
+                // A loss scale that was too large: the device has lowered it, and goes on.
+                _ if record.verdict == Verdict::Reject && self.policy.answer != Answer::Ignore => {
+                    self.events.push(Event::Rejected { place: step.place, committed: false });
+                }
+                _ => self.refused(record, &step, batches)?,
             }
         }
         Ok(())
     }
 
-    fn healthy(&mut self, attempt: u64, at: Cursor) {
-        let Some(incident) = &mut self.incident else {
-            self.ring.trust(attempt, self.policy.probation);
-            return;
-        };
-        incident.healthy += u64::from(order(at) >= order(incident.at));
-        let replayed = incident.last == Action::Replay && at == incident.at;
-        if replayed || incident.healthy >= self.policy.probation {
-            let (cause, tally) = (cause(incident.tally, incident.last), incident.tally);
-            tracing::info!(?cause, ?tally, "recovered");
-            self.events.push(Event::Recovered { cause, tally });
-            self.incident = None;
-        }
+    /// The next batch is that of `place`.
+    pub(crate) fn seek<B: Batches>(&mut self, place: Place, batches: &mut B) -> Result<()> {
+        self.progress.pulled = place.step - 1;
+        batches.seek(place.cursor)
     }
 
-    /// Does what the policy says about a refused step.
-    fn answer<B: Batches>(&mut self, record: Record, attempt: u64, at: Cursor, batches: &mut B) -> Result<()> {
-        self.events.push(Event::Detected { record, at });
-        let tally = self.incident.as_ref().map_or_else(Tally::default, |incident| incident.tally);
-        let action = decide(&History { record, incident: tally, run: self.run }, &self.policy);
-        tracing::warn!(attempt, faults = record.faults, loss = record.loss, ?action, "step refused");
-        if action == Action::Ignore {
-            return Ok(());
-        }
-        // The steps behind it were held: their records say nothing, and belong to no step under way.
-        self.collect()?;
-        self.under_way.clear();
-        self.ring.forget_from(attempt);
-        let incident =
-            self.incident.get_or_insert(Incident { tally, last: action, skipped: Vec::new(), at, healthy: 0 });
-        incident.tally.count(action);
-        (incident.last, incident.healthy) = (action, 0);
-        incident.at = if order(at) > order(incident.at) { at } else { incident.at };
-        self.run.count(action);
-        self.act(action, record, at, batches)
-    }
-
-    fn act<B: Batches>(&mut self, action: Action, record: Record, at: Cursor, batches: &mut B) -> Result<()> {
-        match action {
-            Action::Ignore => {}
-            Action::Replay => {
-                self.events.push(Event::Replayed { at });
-                self.before(record, at, batches)?;
-            }
-            Action::Skip => {
-                self.events.push(Event::Skipped { at });
-                self.skipped.push(at);
-                self.incident.iter_mut().for_each(|incident| incident.skipped.push(at));
-                self.before(record, at, batches)?;
-            }
-            Action::Rewind { generations } => self.rewind(generations as usize, batches)?,
-            Action::LowerRate => {
-                self.rewind(usize::MAX, batches)?;
-                self.factor *= self.policy.lower_by;
-                self.optimizer.begin_anew(self.factor, self.policy.warm_up)?;
-                self.events.push(Event::LearningRateLowered { factor: self.factor });
-            }
-            Action::Stop(budget) => {
-                self.events.push(Event::GaveUp { budget });
-                self.before(record, at, batches)?;
-                let tally = self.incident.take().map_or_else(Tally::default, |incident| incident.tally);
-                return Err(Error::GaveUp { at, record: Box::new(record), budget, tally });
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes to the state before a refused step: it is in place, unless the update has partly been written. Then the newest
-    /// snapshot is, and the steps from there on run again.
-    fn before<B: Batches>(&mut self, record: Record, at: Cursor, batches: &mut B) -> Result<()> {
-        if record.tentative {
-            return self.restore(0, batches);
-        }
-        self.optimizer.release()?;
-        batches.seek(at)
-    }
-
-    /// Goes back to a snapshot, and takes back the batches that the incident has left out.
-    fn rewind<B: Batches>(&mut self, generations: usize, batches: &mut B) -> Result<()> {
-        if let Some(incident) = &mut self.incident {
-            let back = std::mem::take(&mut incident.skipped);
-            self.skipped.retain(|cursor| !back.contains(cursor));
-        }
-        self.restore(generations, batches)
-    }
-
-    fn restore<B: Batches>(&mut self, generations: usize, batches: &mut B) -> Result<()> {
-        match self.ring.restore(generations, &mut (&mut self.optimizer, &mut *batches))? {
-            Some(attempt) => {
-                self.events.push(Event::Rewound { attempt, to: batches.cursor() });
-                self.last_snapshot = self.optimizer.gate().attempts();
-            }
-            // Without snapshots the state is what it is.
-            None => self.optimizer.release()?,
-        }
-        Ok(())
-    }
-
-    fn save<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+    pub(crate) fn save<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         let attempt = self.optimizer.gate().attempts();
-        self.ring.save(attempt, &mut (&mut self.optimizer, batches))?;
+        let Self { optimizer, progress, ring, .. } = self;
+        ring.save(attempt, &mut Whole { optimizer, progress, batches })?;
         self.last_snapshot = attempt;
         Ok(())
     }
 
-    /// Waits for the records of all steps so far, as [`Guard::take_records`] then tells them, and answers to a refused step among them, which takes its batch back: the
-    /// next call of [`Guard::step`] runs it. For the end of a run that does not end with an epoch.
+    fn is_snapshot_due(&self) -> bool {
+        let Policy { interval, snapshot_cost, .. } = self.policy;
+        let affordable = snapshot_cost.map_or(0, |share| self.pace.interval(share));
+        let due = self.last_snapshot + interval.max(affordable);
+        interval > 0 && self.incident.is_none() && self.optimizer.gate().attempts() >= due
+    }
+
+    /// The snapshot of the start, and what one costs.
+    fn save_first<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+        self.save(batches)?;
+        self.ring.limit(self.policy.snapshots, self.policy.snapshot_bytes);
+        if self.policy.interval == 0 || self.ring.kept().is_empty() {
+            return Ok(());
+        }
+        if self.optimizer.device().info().kind == DeviceKind::Gpu {
+            self.pace.snapshot_takes(pace::on_gpu(self.ring.bytes()));
+            return Ok(());
+        }
+        // Once more: the CPU engine copies in the call, and this time the memory is there.
+        self.ring.forget_from(0);
+        let start = Instant::now();
+        self.save(batches)?;
+        self.pace.snapshot_takes(start.elapsed());
+        Ok(())
+    }
+
+    /// Waits for the records of all steps so far, as [`Guard::take_records`] then tells them, and answers to a refused step
+    /// among them, which takes its batch back: the next call of [`Guard::step`] runs it. For the end of a run that does not
+    /// end with an epoch.
     ///
     /// # Errors
     /// As [`Guard::step`].
@@ -363,6 +431,7 @@ impl Guard {
 
     /// What has happened and no report has told yet: after the end of an epoch, or an error.
     pub fn take_events(&mut self) -> Vec<Event> {
+        self.log.tell(self.optimizer.gate().attempts(), &self.events);
         std::mem::take(&mut self.events)
     }
 
@@ -376,6 +445,28 @@ impl Guard {
         &self.ring
     }
 
+    /// The newest trusted snapshot in the host's memory, and the attempt after which it was taken: `None` before the first has
+    /// arrived, and on the CPU engine, whose snapshots lie there.
+    pub fn mirror(&self) -> Option<(u64, &HostSnapshot)> {
+        self.mirror.newest()
+    }
+
+    /// Goes back to what a snapshot holds, such as [`Guard::mirror`] of a guard whose device was lost: optimizer, batches and
+    /// the guard's own counts. Snapshots of what comes after it are dropped.
+    ///
+    /// # Errors
+    /// [`everstep_tensor::Error::State`] where it does not fit, and nothing is changed.
+    pub fn restore<B: Batches>(&mut self, snapshot: &Snapshot, batches: &mut B) -> Result<()> {
+        self.collect()?;
+        self.inbox.clear();
+        let Self { optimizer, progress, .. } = self;
+        snapshot.restore(&mut Whole { optimizer, progress, batches })?;
+        self.under_way.clear();
+        (self.incident, self.case, self.replaying) = (None, None, None);
+        self.ring.forget_from(0);
+        self.save(batches)
+    }
+
     /// What the run has taken so far.
     pub fn tally(&self) -> Tally {
         self.run
@@ -385,15 +476,20 @@ impl Guard {
     pub fn skipped(&self) -> &[Cursor] {
         &self.skipped
     }
-}
 
-/// What it was, as what helped tells.
-fn cause(tally: Tally, last: Action) -> Cause {
-    match last {
-        _ if tally.lowerings > 0 => Cause::LearningRate,
-        Action::Skip => Cause::Data,
-        Action::Rewind { .. } => Cause::State,
-        _ => Cause::Passing,
+    /// The ids of the samples that are left out.
+    pub fn quarantined(&self) -> &BTreeSet<u64> {
+        &self.quarantined
+    }
+
+    /// What is known of each incident that is over, oldest first.
+    pub fn diagnoses(&self) -> &[Diagnosis] {
+        &self.diagnoses
+    }
+
+    /// How the run is guarded.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 }
 

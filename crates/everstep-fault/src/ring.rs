@@ -5,13 +5,15 @@ use everstep_tensor::{Result, Snapshot, State};
 /// Snapshots whose ages grow like powers of two: the newest are close together, the oldest reach far back.
 ///
 /// A snapshot becomes trusted by the healthy steps after it. While none is, the oldest one stays; and the last trusted one
-/// never makes room for others.
+/// never makes room for others. Where there is a reach, nor does the newest one that is as old, nor the next.
 #[derive(Debug)]
 pub struct Ring {
     kept: Vec<Kept>,
     // Memory of snapshots that were dropped.
     free: Vec<Snapshot>,
     capacity: usize,
+    // Steps back that there is always a snapshot for.
+    reach: u64,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,29 @@ struct Kept {
 impl Ring {
     /// A ring of at most `capacity` snapshots.
     pub fn new(capacity: usize) -> Self {
-        Self { kept: Vec::new(), free: Vec::new(), capacity }
+        Self { kept: Vec::new(), free: Vec::new(), capacity, reach: 0 }
+    }
+
+    /// The same, with always a snapshot that is `reach` attempts old, or the one of the start: for what shows late. It takes four
+    /// snapshots or more.
+    #[must_use]
+    pub fn reaching(self, reach: u64) -> Self {
+        Self { reach, ..self }
+    }
+
+    /// How many snapshots before the newest is the newest one that is as old as the reach, or else the oldest.
+    pub(crate) fn far_back(&self, now: u64) -> usize {
+        self.kept.len().saturating_sub(1 + self.anchor(now).unwrap_or(0))
+    }
+
+    fn anchor(&self, now: u64) -> Option<usize> {
+        self.kept.iter().rposition(|kept| kept.attempt + self.reach <= now)
+    }
+
+    /// Keeps at most `capacity` snapshots from now on, and no more than fit into `bytes`, but one.
+    pub(crate) fn limit(&mut self, capacity: usize, bytes: Option<usize>) {
+        let largest = self.kept.iter().map(|kept| kept.snapshot.bytes()).max().unwrap_or(0).max(1);
+        self.capacity = bytes.map_or(capacity, |bytes| capacity.min((bytes / largest).max(1)));
     }
 
     /// Saves `state` as it is after `attempt`, later than all others. Nothing waits for the device.
@@ -56,7 +80,11 @@ impl Ring {
             let older = index.checked_sub(1).map_or(0, |older| self.kept[older].attempt);
             (newer - older) as f64 / (now - self.kept[index].attempt).max(1) as f64
         };
-        let candidates = (0..self.kept.len()).filter(|&index| index != last_trusted);
+        // The one that reaches far enough, and the next one, which will.
+        let anchor = self.anchor(now).unwrap_or(0);
+        let reaches = |index: usize| self.reach > 0 && self.capacity > 3 && (anchor..=anchor + 1).contains(&index);
+        let is_needed = |index: usize| index == last_trusted || reaches(index);
+        let candidates = (0..self.kept.len()).filter(|&index| !is_needed(index));
         candidates.min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
     }
 
@@ -91,6 +119,17 @@ impl Ring {
         let attempt = self.kept[index].attempt;
         self.forget_from(attempt + 1);
         Ok(Some(attempt))
+    }
+
+    /// Restores the snapshot `generations` before the newest to look at it, and keeps all.
+    pub(crate) fn look_back(&self, generations: usize, state: &mut dyn State) -> Result<()> {
+        let index = self.kept.len().checked_sub(1 + generations);
+        index.and_then(|index| self.kept.get(index)).map_or(Ok(()), |kept| kept.snapshot.restore(state))
+    }
+
+    /// The newest snapshot that is trusted, and the attempt after which it was taken.
+    pub fn newest_trusted(&self) -> Option<(u64, &Snapshot)> {
+        self.kept.iter().rev().find(|kept| kept.trusted).map(|kept| (kept.attempt, &kept.snapshot))
     }
 
     /// The attempts after which snapshots are kept, oldest first, each with whether it is trusted.

@@ -64,7 +64,7 @@ impl Run {
         if report.is_none() {
             events.extend(guard.take_events());
         }
-        Ok(report.map(|report| report.at))
+        Ok(report.map(|report| report.place.cursor))
     }
 
     fn epochs(&mut self, harm: impl Fn(&Batch) -> Option<Batch>) -> Result<(), Error> {
@@ -83,7 +83,7 @@ impl Run {
 
     fn recovered(&self) -> Vec<Cause> {
         let cause = |event: &Event| match event {
-            Event::Recovered { cause, .. } => Some(*cause),
+            Event::Recovered { diagnosis } => Some(diagnosis.cause),
             _ => None,
         };
         self.events.iter().filter_map(cause).collect()
@@ -111,7 +111,7 @@ fn times(batch: &Batch, factor: f32) -> Batch {
 }
 
 /// The GPU is one device for the whole process, with one set of counters: one test has it at a time.
-fn on_each_device(test: impl Fn(&Device)) {
+pub(crate) fn on_each_device(test: impl Fn(&Device)) {
     static GPU: Mutex<()> = Mutex::new(());
     test(&Device::isolated_cpu());
     if let Some(gpu) = everstep_testing::gpu() {
@@ -122,7 +122,7 @@ fn on_each_device(test: impl Fn(&Device)) {
 
 /// The policy with a lag and an interval that is no multiple of anything.
 fn policies() -> impl Iterator<Item = Policy> {
-    [0, 4, 8].into_iter().map(|in_flight| Policy { in_flight, interval: 7, ..Policy::default() })
+    [0, 4, 8].into_iter().map(|in_flight| Policy { in_flight, interval: 7, snapshot_cost: None, ..Policy::default() })
 }
 
 /// The bits of a run in which nothing happens but that `left_out` are left out.
@@ -171,7 +171,7 @@ fn a_passing_fault_leaves_no_trace() {
                 let context = format!("{device}, {factor}, {} in flight: {:?}", policy.in_flight, run.events);
                 assert!(run.bits() == expected, "{context}");
                 assert_eq!(run.recovered(), [Cause::Passing], "{context}");
-                assert!(matches!(run.events[0], Event::Detected { at: found, .. } if found == at(21)), "{context}");
+                assert!(matches!(run.events[0], Event::Detected { place, .. } if place.cursor == at(21)), "{context}");
                 assert_eq!(run.guard.tally().actions(), 1, "{context}");
             }
         }
@@ -194,6 +194,8 @@ fn bad_batches_are_left_out() {
                 assert_eq!(run.guard.skipped(), skipped, "{context}");
                 assert_eq!(run.recovered(), [Cause::Data], "{context}");
                 assert!(run.bits() == expected, "{context}");
+                // Each is examined once, also where an epoch ends, until the budget of examinations is used up.
+                assert_eq!(run.guard.tally().examinations, (bad.len() as u32).min(4), "{context}");
             }
         }
     });
@@ -229,23 +231,23 @@ fn a_flipped_bit_is_undone() {
     });
 }
 
-/// A learning rate that is 300 times too high from some step on is lowered until the run goes on.
+/// A learning rate that is 300 times too high from some step on is limited to what it was: the run is the one whose schedule
+/// did not jump.
 #[test]
-fn a_learning_rate_that_is_too_high_is_lowered() {
+fn a_learning_rate_that_is_too_high_is_limited() {
     on_each_device(|device| {
-        let model = Model::new(device);
-        let rate = |committed: u64| if committed < 30 { 3e-3 } else { 0.9 };
-        let optimizer = AdamW::new(3e-3).build(&model).unwrap().schedule(rate);
-        let guard = Guard::with_optimizer(optimizer, Policy { interval: 7, ..Policy::default() }).unwrap();
-        let loader = Run::new(Policy::off(), device).loader;
-        let mut run = Run { model, guard, loader, events: Vec::new() };
-        run.epochs(|_| None).unwrap();
-        assert_eq!(run.loader.cursor().epoch, EPOCHS as u64, "{device}");
-        run.epochs(|_| None).unwrap();
-        assert_eq!(run.recovered(), [Cause::LearningRate], "{device}: {:?}", run.events);
-        let batch = Run::new(Policy::off(), device).loader.next_batch().unwrap().unwrap();
-        let loss = run.model.loss(&batch.x, &batch.y).unwrap().item::<f32>().unwrap();
-        assert!(loss < 0.5, "{device}: {loss}");
+        let expected = oracle(&[], device);
+        for policy in policies() {
+            let model = Model::new(device);
+            let rate = |committed: u64| if committed < 30 { 3e-3 } else { 0.9 };
+            let optimizer = AdamW::new(3e-3).build(&model).unwrap().schedule(rate);
+            let guard = Guard::with_optimizer(&model, optimizer, policy).unwrap();
+            let loader = Run::new(Policy::off(), device).loader;
+            let mut run = Run { model, guard, loader, events: Vec::new() };
+            run.epochs(|_| None).unwrap();
+            assert_eq!(run.recovered(), [Cause::LearningRate], "{device}: {:?}", run.events);
+            assert!(run.bits() == expected, "{device}: {:?}", run.events);
+        }
     });
 }
 
@@ -316,22 +318,6 @@ fn an_error_of_forward_is_returned() {
     }
     run.epochs(|_| None).unwrap();
     assert!(run.bits() == expected);
-}
-
-#[test]
-fn healthy_steps_wait_for_nothing() {
-    on_each_device(|device| {
-        let mut run = Run::new(Policy { interval: 5, ..Policy::default() }, device);
-        for _ in 0..5 {
-            run.step(|_| None).unwrap();
-        }
-        let before = device.counters().blocking_reads;
-        let mut steps = 0;
-        while steps < 100 {
-            steps += usize::from(run.step(|_| None).unwrap().is_some());
-        }
-        assert_eq!(device.counters().blocking_reads, before, "{device}");
-    });
 }
 
 #[test]

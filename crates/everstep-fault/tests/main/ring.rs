@@ -37,6 +37,23 @@ fn ages_grow() {
     }
 }
 
+/// With a reach there is always one that is as old, and the newest are as close as ever.
+#[test]
+fn a_reach_is_kept() {
+    for capacity in 4..8 {
+        let mut ring = Ring::new(capacity).reaching(60);
+        for attempt in (0..1000).step_by(5) {
+            ring.save(attempt, &mut Counter(attempt)).unwrap();
+            ring.trust(attempt, 3);
+            let oldest = attempts(&ring)[0];
+            assert!(oldest == 0 || attempt - oldest >= 60, "{capacity}, {attempt}: {:?}", ring.kept());
+            assert_eq!(attempts(&ring).last(), Some(&attempt), "{capacity}");
+            // And not much older, where there is no room for more.
+            assert!(capacity > 4 || attempt - oldest <= 180, "{capacity}, {attempt}: {:?}", ring.kept());
+        }
+    }
+}
+
 #[test]
 fn a_restore_drops_what_is_newer() {
     let mut ring = Ring::new(5);
