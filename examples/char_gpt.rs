@@ -12,7 +12,7 @@ use std::time::Instant;
 use clap::Parser;
 use everstep::nn::transformer::{Gpt, GptConfig};
 use everstep::prelude::*;
-use everstep_examples::params_hash;
+use everstep_examples::{PolicyName, params_hash};
 
 /// Trains a small transformer to write text like that of a file.
 #[derive(Parser)]
@@ -38,6 +38,9 @@ struct Args {
     /// Characters of the sample at the end.
     #[arg(long, default_value_t = 400)]
     sample: usize,
+    /// What is done about faulty steps.
+    #[arg(long, value_enum, default_value = "recover")]
+    policy: PolicyName,
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
@@ -65,28 +68,31 @@ fn main() -> everstep::Result<()> {
     let mut generator = Generator::new(args.seed);
     let model = GptConfig::new(vocabulary.len(), 128, 4, 4, args.context).init(&mut generator, &device)?;
     let rule = AdamW::new(1e-3).betas(0.9, 0.99).weight_decay(0.1);
-    let mut optimizer = rule.build(&model)?.clip_norm(1.0)?;
+    let mut guard = Guard::with_optimizer(&model, rule.build(&model)?.clip_norm(1.0)?, args.policy.policy())?;
     let mut train = Loader::new(train, LoaderConfig::new(args.batch).shuffle(args.seed).prefetch(2), &device)?;
     let mut test = Loader::new(test, LoaderConfig::new(64), &device)?;
 
     let mut mean = Mean::new();
-    let mut step = 0;
-    while step < args.steps {
-        for batch in train.epoch().take(args.steps - step) {
-            let batch = batch?;
-            let loss = model.forward(&batch.x)?.cross_entropy(&batch.y)?;
-            loss.backward()?;
-            optimizer.step(&loss)?;
-            step += 1;
-            let records = optimizer.take_records();
-            records.iter().for_each(|record| mean.add(f64::from(record.loss), 1));
-            if step % 200 == 0 {
-                println!("step {step}: loss {:.4}", mean.value().unwrap_or(f64::NAN));
-                mean = Mean::new();
-            }
+    let mut told = 0;
+    while guard.optimizer().gate().committed() < args.steps as u64 {
+        let report = guard
+            .step(&mut train, |batch| Ok::<_, everstep::Error>(model.forward(&batch.x)?.cross_entropy(&batch.y)?))?;
+        // The steps that are still under way may be the last ones.
+        if guard.optimizer().gate().latest() >= args.steps as u64 {
+            guard.finish(&mut train)?;
+        }
+        let (records, events) = match report {
+            Some(report) => (report.records, report.events),
+            None => (guard.take_records(), guard.take_events()),
+        };
+        events.iter().for_each(|event| println!("{event}"));
+        records.iter().for_each(|record| mean.add(f64::from(record.loss), 1));
+        if guard.optimizer().gate().committed() / 200 > told {
+            told += 1;
+            println!("step {}: loss {:.4}", told * 200, mean.value().unwrap_or(f64::NAN));
+            mean = Mean::new();
         }
     }
-    optimizer.finish()?;
 
     let val_loss = validate(&model, &mut test)?;
     println!("{}\n\nvalidation loss {val_loss:.4} after {:.1} s\n", model.summary(), start.elapsed().as_secs_f64());
@@ -95,7 +101,7 @@ fn main() -> everstep::Result<()> {
         let result = serde_json::json!({
             "device": device.to_string(),
             "val_loss": val_loss,
-            "steps": optimizer.gate().committed(),
+            "steps": guard.optimizer().gate().committed(),
             "seconds": start.elapsed().as_secs_f64(),
             "params_hash": params_hash(&model)?,
         });

@@ -1,14 +1,13 @@
 //! The command line of `mnist`, its data, and its report.
 #![expect(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
 use everstep::prelude::*;
-use everstep_examples::params_hash;
-
-use crate::model::Kind;
+use everstep_examples::classifier::{Kind, image_size, load};
+use everstep_examples::{PolicyName, params_hash};
 
 /// Trains a classifier of handwritten digits.
 #[derive(Parser)]
@@ -36,21 +35,10 @@ struct Args {
     learning_rate: f64,
     /// What is done about faulty steps.
     #[arg(long, value_enum, default_value = "recover")]
-    policy: Answer,
+    policy: PolicyName,
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// What the command line can ask for about faults.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Answer {
-    /// Replay, leave out, rewind, lower the learning rate.
-    Recover,
-    /// Stop at the first one.
-    Strict,
-    /// Refuse what is not finite, and go on.
-    Off,
 }
 
 /// What was asked for.
@@ -82,10 +70,7 @@ pub(crate) fn start() -> everstep::Result<Run> {
     let device = Device::from_name(&args.device)?;
     println!("device {device}");
     let (train, test) = load(args.data.as_deref())?;
-    let size = match train.spec().x.shape[..] {
-        [_, height, width] => [height, width],
-        ref other => [1, other.iter().product()],
-    };
+    let size = image_size(&train);
     Ok(Run {
         test_batch: test.len().min(500),
         train,
@@ -96,29 +81,9 @@ pub(crate) fn start() -> everstep::Result<Run> {
         epochs: args.epochs,
         seed: args.seed,
         learning_rate: args.learning_rate,
-        policy: match args.policy {
-            Answer::Recover => Policy::default(),
-            Answer::Strict => Policy::strict(),
-            Answer::Off => Policy::off(),
-        },
+        policy: args.policy.policy(),
         report: Report { device: device.clone(), start: Instant::now(), json: args.json },
         device,
-    })
-}
-
-type Split = (Box<dyn Dataset>, Box<dyn Dataset>);
-
-/// Training and test images: MNIST from a folder, or the embedded digits, split by a fixed seed.
-fn load(folder: Option<&Path>) -> everstep::Result<Split> {
-    Ok(match folder {
-        Some(folder) => {
-            let (train, test) = mnist(folder)?;
-            (Box::new(train.with_channel()), Box::new(test.with_channel()))
-        }
-        None => {
-            let (train, test) = digits()?.with_channel().split_stratified(0.8, 0)?;
-            (Box::new(train), Box::new(test))
-        }
     })
 }
 

@@ -7,12 +7,10 @@
 //! ```
 
 mod cli;
-mod model;
 
 use everstep::prelude::*;
 use everstep_examples::Progress;
-
-use crate::model::Classifier;
+use everstep_examples::classifier::{Classifier, evaluate};
 
 /// Trains for some epochs; the mean loss of the last one.
 fn train(model: &Classifier, guard: &mut Guard, data: &mut Loader, epochs: usize) -> everstep::Result<f64> {
@@ -28,17 +26,6 @@ fn train(model: &Classifier, guard: &mut Guard, data: &mut Loader, epochs: usize
         progress.end();
     }
     Ok(progress.loss())
-}
-
-/// What the model takes the digits of `data` for.
-fn evaluate(model: &Classifier, data: &mut Loader) -> everstep::Result<ConfusionMatrix> {
-    let mut confusion = ConfusionMatrix::new(10)?;
-    for batch in data.epoch() {
-        let batch = batch?;
-        let found = no_grad(|| model.forward(&batch.x))?.argmax(-1, false)?;
-        confusion.add_slices(&batch.y.to_vec()?, &found.to_vec()?)?;
-    }
-    Ok(confusion)
 }
 
 fn main() -> everstep::Result<()> {

@@ -1,10 +1,37 @@
-//! What the examples share: progress on a terminal or in plain lines, and a hash of a model's parameters.
+//! What the examples share: classifiers of digits, progress on a terminal or in plain lines, a hash of a model's parameters.
 #![expect(clippy::print_stdout, reason = "examples talk to their user")]
+
+pub mod classifier;
 
 use std::io::IsTerminal;
 
 use everstep::prelude::*;
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// What a command line can ask for about faults.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum PolicyName {
+    /// Run again, find the cause, leave out, rewind, lower the learning rate.
+    Recover,
+    /// Stop at the first one.
+    Strict,
+    /// Tell, and change nothing.
+    Observe,
+    /// Refuse what is not finite, and go on.
+    Off,
+}
+
+impl PolicyName {
+    /// The policy.
+    pub fn policy(self) -> Policy {
+        match self {
+            Self::Recover => Policy::default(),
+            Self::Strict => Policy::strict(),
+            Self::Observe => Policy::observe(),
+            Self::Off => Policy::off(),
+        }
+    }
+}
 
 /// Shows how an epoch goes: a bar on a terminal, one line per epoch elsewhere.
 pub struct Progress {

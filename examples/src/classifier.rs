@@ -1,10 +1,12 @@
-//! The classifiers that `mnist` can train.
+//! The classifiers that `mnist` trains, and what they see: MNIST from a folder, or the embedded digits.
+
+use std::path::Path;
 
 use everstep::prelude::*;
 
 /// What the command line can ask for.
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// One hidden layer of 64.
     Seed,
     /// Two hidden layers of 512.
@@ -15,7 +17,7 @@ pub(crate) enum Kind {
 
 /// Digits from images `[B, 1, H, W]`.
 #[derive(Module)]
-pub(crate) enum Classifier {
+pub enum Classifier {
     /// Fully connected.
     Mlp(Mlp),
     /// Convolutional.
@@ -24,12 +26,10 @@ pub(crate) enum Classifier {
 
 impl Classifier {
     /// For images of this height and width.
-    pub(crate) fn new(
-        kind: Kind,
-        size: [usize; 2],
-        generator: &mut Generator,
-        device: &Device,
-    ) -> everstep::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of making the layers.
+    pub fn new(kind: Kind, size: [usize; 2], generator: &mut Generator, device: &Device) -> everstep::Result<Self> {
         let pixels = size[0] * size[1];
         Ok(match kind {
             Kind::Seed => Self::Mlp(Mlp::new(&[pixels, 64, 10], generator, device)?),
@@ -38,8 +38,11 @@ impl Classifier {
         })
     }
 
-    /// Logits [B, 10].
-    pub(crate) fn forward(&self, images: &Tensor) -> everstep::Result<Tensor> {
+    /// Logits `[B, 10]`.
+    ///
+    /// # Errors
+    /// Those of its ops.
+    pub fn forward(&self, images: &Tensor) -> everstep::Result<Tensor> {
         match self {
             Self::Mlp(model) => model.forward(images),
             Self::Cnn(model) => model.forward(images),
@@ -47,14 +50,17 @@ impl Classifier {
     }
 
     /// Mean cross-entropy of a batch.
-    pub(crate) fn loss(&self, batch: &Batch) -> everstep::Result<Tensor> {
+    ///
+    /// # Errors
+    /// Those of its ops.
+    pub fn loss(&self, batch: &Batch) -> everstep::Result<Tensor> {
         Ok(self.forward(&batch.x)?.cross_entropy(&batch.y)?)
     }
 }
 
 /// Fully connected layers with ReLU between them.
 #[derive(Module)]
-pub(crate) struct Mlp {
+pub struct Mlp {
     layers: Vec<Linear>,
 }
 
@@ -79,7 +85,7 @@ impl Mlp {
 
 /// conv 1-32, ReLU, conv 32-64, ReLU (both 3x3, padding 1), max-pool 2, linear to 128, ReLU, linear to 10.
 #[derive(Module)]
-pub(crate) struct Cnn {
+pub struct Cnn {
     conv1: Conv2d,
     conv2: Conv2d,
     hidden: Linear,
@@ -106,4 +112,46 @@ impl Cnn {
         let x = self.hidden.forward_with(&x.flatten_from(1)?, Activation::Relu)?;
         Ok(self.output.forward(&x)?)
     }
+}
+
+/// Training and test images.
+pub type Split = (Box<dyn Dataset>, Box<dyn Dataset>);
+
+/// Training and test images: MNIST from a folder, or the embedded digits, split by a fixed seed.
+///
+/// # Errors
+/// Those of reading.
+pub fn load(folder: Option<&Path>) -> everstep::Result<Split> {
+    Ok(match folder {
+        Some(folder) => {
+            let (train, test) = mnist(folder)?;
+            (Box::new(train.with_channel()), Box::new(test.with_channel()))
+        }
+        None => {
+            let (train, test) = digits()?.with_channel().split_stratified(0.8, 0)?;
+            (Box::new(train), Box::new(test))
+        }
+    })
+}
+
+/// Height and width of the images of `data`.
+pub fn image_size(data: &dyn Dataset) -> [usize; 2] {
+    match data.spec().x.shape[..] {
+        [_, height, width] => [height, width],
+        ref other => [1, other.iter().product()],
+    }
+}
+
+/// What the model takes the digits of `data` for.
+///
+/// # Errors
+/// Those of running it.
+pub fn evaluate(model: &Classifier, data: &mut Loader) -> everstep::Result<ConfusionMatrix> {
+    let mut confusion = ConfusionMatrix::new(10)?;
+    for batch in data.epoch() {
+        let batch = batch?;
+        let found = no_grad(|| model.forward(&batch.x))?.argmax(-1, false)?;
+        confusion.add_slices(&batch.y.to_vec()?, &found.to_vec()?)?;
+    }
+    Ok(confusion)
 }
