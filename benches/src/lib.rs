@@ -2,4 +2,5 @@
 
 pub mod measure;
 pub mod models;
+pub mod overhead;
 pub mod workloads;

@@ -3,6 +3,8 @@
 //! A train step is forward, mean cross-entropy, backward and AdamW (rate 1e-3, betas 0.9 and 0.999, epsilon 1e-8, weight
 //! decay 0.01), its input already on the device. All are f32.
 
+use std::rc::Rc;
+
 use everstep::device::{Command, Work as CommandWork};
 use everstep::nn::transformer::{Gpt, GptConfig};
 use everstep::prelude::*;
@@ -11,6 +13,16 @@ use crate::models::{Cnn, Mlp};
 
 /// A piece of work that can be run again and again; the run is done, on the device too, when it returns.
 pub type Work = Box<dyn FnMut() -> everstep::Result<()>>;
+
+/// A model in training on one batch for ever.
+pub struct Training {
+    /// The model.
+    pub model: Rc<dyn Module>,
+    /// Of the model's parameters.
+    pub optimizer: Optimizer,
+    /// The loss of the model as it is now.
+    pub loss: Box<dyn Fn() -> everstep::Result<Tensor>>,
+}
 
 /// A workload by name.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,12 +37,18 @@ pub struct Workload {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Matmul(usize),
-    Mlp(&'static [usize], usize),
-    Cnn,
-    Gpt { large: bool },
+    Step(Model),
     LayerNorm,
     Softmax,
     AdamW,
+}
+
+/// What a train step is a step of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Model {
+    Mlp(&'static [usize], usize),
+    Cnn,
+    Gpt { large: bool },
 }
 
 const CNN_BATCH: usize = 64;
@@ -50,10 +68,10 @@ pub fn all(large: bool) -> Vec<Workload> {
     let mib = (ROWS[0] * ROWS[1] * 4) as f64 / f64::from(1 << 20);
     let mut list: Vec<_> = sizes.map(matmul).into();
     list.extend([
-        workload("seed_net_step", ("samples", 32.0), Kind::Mlp(&[784, 64, 10], 32)),
-        workload("mlp_step", ("samples", 128.0), Kind::Mlp(&[784, 512, 512, 10], 128)),
-        workload("cnn_step", ("samples", CNN_BATCH as f64), Kind::Cnn),
-        workload("gpt_step", ("tokens", tokens as f64), Kind::Gpt { large }),
+        workload("seed_net_step", ("samples", 32.0), Kind::Step(Model::Mlp(&[784, 64, 10], 32))),
+        workload("mlp_step", ("samples", 128.0), Kind::Step(Model::Mlp(&[784, 512, 512, 10], 128))),
+        workload("cnn_step", ("samples", CNN_BATCH as f64), Kind::Step(Model::Cnn)),
+        workload("gpt_step", ("tokens", tokens as f64), Kind::Step(Model::Gpt { large })),
         workload("layer_norm_fwd_bwd", ("mib", mib), Kind::LayerNorm),
         workload("softmax_fwd_bwd", ("mib", mib), Kind::Softmax),
         workload("adamw_10m", ("params", PARAMETERS as f64), Kind::AdamW),
@@ -75,30 +93,72 @@ impl Workload {
         let mut generator = Generator::new(1);
         Ok(match self.kind {
             Kind::Matmul(n) => matmul(n, &mut generator, device)?,
-            Kind::Mlp(sizes, batch) => {
-                let model = Mlp::new(sizes, device)?;
-                let x = Tensor::randn(&[batch, sizes[0]], &mut generator, device)?;
-                let y = classes(batch, device)?;
-                train_step(model, move |model: &Mlp| Ok(model.forward(&x)?.cross_entropy(&y)?))?
-            }
-            Kind::Cnn => {
-                let model = Cnn::new(device)?;
-                let x = Tensor::randn(&[CNN_BATCH, 1, 28, 28], &mut generator, device)?;
-                let y = classes(CNN_BATCH, device)?;
-                train_step(model, move |model: &Cnn| Ok(model.forward(&x)?.cross_entropy(&y)?))?
-            }
-            Kind::Gpt { large } => {
-                let (config, batch) = gpt_config(large);
-                let count = batch * config.context;
-                let tokens = (0..count).map(|index| (index * 7919 % config.vocab) as u32).collect();
-                let tokens = Tensor::from_vec(tokens, &[batch, config.context], device)?;
-                let model = config.init(&mut Generator::new(0), device)?;
-                train_step(model, move |model: &Gpt| Ok(model.forward(&tokens)?.cross_entropy(&tokens)?))?
-            }
+            Kind::Step(model) => train_step(model.training(device)?),
             Kind::LayerNorm => rows(&mut generator, device, |x| Ok(x.layer_norm(&ROWS[1..], None, None, 1e-5)?))?,
             Kind::Softmax => rows(&mut generator, device, |x| Ok(x.softmax(-1)?))?,
             Kind::AdamW => adamw(&mut generator, device)?,
         })
+    }
+
+    /// The model and the batch of a train step, the same ones each time; `None` for other work.
+    ///
+    /// # Errors
+    /// Those of making tensors and layers.
+    pub fn training(&self, device: &Device) -> everstep::Result<Option<Training>> {
+        let Kind::Step(model) = self.kind else { return Ok(None) };
+        model.training(device).map(Some)
+    }
+}
+
+impl Model {
+    fn training(self, device: &Device) -> everstep::Result<Training> {
+        let mut generator = Generator::new(1);
+        match self {
+            Model::Mlp(sizes, batch) => {
+                let x = Tensor::randn(&[batch, sizes[0]], &mut generator, device)?;
+                let y = classes(batch, device)?;
+                let loss = move |model: &Mlp| Ok(model.forward(&x)?.cross_entropy(&y)?);
+                Training::new(Mlp::new(sizes, device)?, loss)
+            }
+            Model::Cnn => {
+                let x = Tensor::randn(&[CNN_BATCH, 1, 28, 28], &mut generator, device)?;
+                let y = classes(CNN_BATCH, device)?;
+                let loss = move |model: &Cnn| Ok(model.forward(&x)?.cross_entropy(&y)?);
+                Training::new(Cnn::new(device)?, loss)
+            }
+            Model::Gpt { large } => {
+                let (config, batch) = gpt_config(large);
+                let count = batch * config.context;
+                let tokens = (0..count).map(|index| (index * 7919 % config.vocab) as u32).collect();
+                let tokens = Tensor::from_vec(tokens, &[batch, config.context], device)?;
+                let loss = move |model: &Gpt| Ok(model.forward(&tokens)?.cross_entropy(&tokens)?);
+                Training::new(config.init(&mut Generator::new(0), device)?, loss)
+            }
+        }
+    }
+}
+
+impl Training {
+    fn new<M: Module + 'static>(
+        model: M,
+        loss: impl Fn(&M) -> everstep::Result<Tensor> + 'static,
+    ) -> everstep::Result<Self> {
+        let optimizer = AdamW::new(1e-3).build(&model)?;
+        let model = Rc::new(model);
+        Ok(Self { model: model.clone(), optimizer, loss: Box::new(move || loss(&model)) })
+    }
+
+    /// Runs a step, and waits for it.
+    ///
+    /// # Errors
+    /// Those of the ops and of the optimizer.
+    pub fn step(&mut self) -> everstep::Result<()> {
+        let loss = (self.loss)()?;
+        loss.backward()?;
+        self.optimizer.step(&loss)?;
+        // Waits for the step: the record is the last that it writes.
+        self.optimizer.finish()?;
+        Ok(())
     }
 }
 
@@ -117,19 +177,8 @@ fn matmul(n: usize, generator: &mut Generator, device: &Device) -> everstep::Res
     }))
 }
 
-fn train_step<M: Module + 'static>(
-    model: M,
-    loss: impl Fn(&M) -> everstep::Result<Tensor> + 'static,
-) -> everstep::Result<Work> {
-    let mut optimizer = AdamW::new(1e-3).build(&model)?;
-    Ok(Box::new(move || {
-        let loss = loss(&model)?;
-        loss.backward()?;
-        optimizer.step(&loss)?;
-        // Waits for the step: the record is the last that it writes.
-        optimizer.finish()?;
-        Ok(())
-    }))
+fn train_step(mut training: Training) -> Work {
+    Box::new(move || training.step())
 }
 
 /// Forward over rows, times a fixed matrix, sum, backward.
