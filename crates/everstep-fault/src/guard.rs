@@ -440,6 +440,11 @@ impl Guard {
         &self.optimizer
     }
 
+    /// The optimizer, for what is changed on purpose: a learning rate, a plateau's metric. Its steps are the guard's.
+    pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
     /// The snapshots.
     pub fn ring(&self) -> &Ring {
         &self.ring
