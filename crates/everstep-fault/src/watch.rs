@@ -7,8 +7,10 @@ use everstep_tensor::{Parameter, Phase, Probe, Result, Seen, Tensor};
 use crate::Origin;
 use crate::chaos::Due;
 
-/// Values that are not finite are followed this far: what comes of one is not one more.
-const MOST_FOUND: usize = 256;
+/// Results that are not finite are followed this far: what comes of one is not one more.
+const MOST_FOUND: usize = 1000;
+/// Of so many it is asked what they read: the first one to blame may come behind infinities that are meant, those of masks.
+const MOST_TRACED: usize = 32;
 
 /// What is watched, and what was seen.
 #[derive(Default)]
@@ -41,8 +43,7 @@ impl Probe for Watch {
             if let Phase::Backward { of, .. } = seen.phase {
                 origin.backward_of = Some(of);
             }
-            // What is further on has it from here.
-            if self.found.is_empty() {
+            if self.found.len() < MOST_TRACED {
                 origin.from = self.source(seen.inputs)?;
             }
             self.found.push(origin);
