@@ -60,6 +60,27 @@ thread_local! {
 }
 
 /// Runs `work` on this thread with `probe` seeing its ops. A probe within a probe's work takes its place until it ends.
+///
+/// ```
+/// use std::{cell::RefCell, rc::Rc};
+///
+/// use everstep_tensor::{Device, Probe, Result, Seen, Tensor, with_probe};
+///
+/// struct Names(Vec<&'static str>);
+///
+/// impl Probe for Names {
+///     fn see(&mut self, seen: &Seen<'_>) -> Result<()> {
+///         self.0.push(seen.op);
+///         Ok(())
+///     }
+/// }
+///
+/// let names = Rc::new(RefCell::new(Names(Vec::new())));
+/// let x = Tensor::ones(&[2, 2], &Device::cpu())?;
+/// with_probe(&names, || x.matmul(&x)?.relu())?;
+/// assert_eq!(names.borrow().0, ["matmul", "relu"]);
+/// # Ok::<(), everstep_tensor::Error>(())
+/// ```
 pub fn with_probe<T>(probe: &Rc<RefCell<impl Probe + 'static>>, work: impl FnOnce() -> T) -> T {
     struct Restore(Option<Current>);
     impl Drop for Restore {

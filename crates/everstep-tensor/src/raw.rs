@@ -10,6 +10,13 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::NotFloat`]; those of the device.
+    ///
+    /// ```
+    /// # use everstep_tensor::{DType, Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.5], &[2], &Device::cpu())?.cast(DType::F16)?;
+    /// assert_eq!(x.peek()?, [1.0, 2.5]);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn peek(&self) -> Result<Vec<f32>> {
         if !self.dtype().is_float() {
             return Err(Error::NotFloat { dtype: self.dtype() });
@@ -26,6 +33,13 @@ impl Tensor {
     }
 
     /// Whether it lies in the same piece of memory as `other`.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::zeros(&[2, 3], &Device::cpu())?;
+    /// assert!(x.shares_memory(&x.t()?) && !x.shares_memory(&x.copy()?));
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn shares_memory(&self, other: &Self) -> bool {
         self.slice_of_buffer().overlaps(&other.slice_of_buffer())
     }
@@ -36,6 +50,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::DTypes`] where it is not f32, [`Error::Shape`] where its elements do not lie in row-major order without gaps;
     /// those of the device.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// let x = Tensor::zeros(&[3], &Device::cpu())?;
+    /// x.tamper(|elements| elements[1] = f32::NAN)?;
+    /// assert!(x.to_vec::<f32>()?[1].is_nan());
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
     pub fn tamper(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         if self.dtype() != DType::F32 {
             return Err(Error::DTypes { op: "tamper", found: vec![self.dtype()] });
