@@ -8,7 +8,7 @@ use everstep_nn::Linear;
 use everstep_optim::Sgd;
 use everstep_tensor::{Generator, State, Visit};
 
-use crate::net::{BATCH, loader, oracle, policy, run, state};
+use crate::net::{BATCH, STEPS, loader, oracle, policy, run, state};
 
 fn plan(fault: Fault) -> Plan {
     Plan { seed: 0, faults: vec![fault] }
@@ -104,8 +104,14 @@ fn an_update_that_is_not_finite_ends_nothing() {
     let fault = Fault { target, elements: Elements::Number(3), ..Fault::at(10) };
     for policy in [Policy::off(), Policy::observe()] {
         let run = run(0, plan(fault.clone()), policy, &device).unwrap();
-        // What was planted in the moment is not an update, and nobody cleans it up: every step is told of.
-        assert!(run.gave_up.is_none() && !run.events.is_empty());
+        // What was planted in the moment is not an update, and nobody cleans it up: each step from there on is told of and does
+        // not count, and the run comes to its end.
+        assert!(run.gave_up.is_none(), "{policy:?}");
+        let refused = |event: &&Event| matches!(event, Event::Rejected { committed: false, .. });
+        let (attempts, told) =
+            (run.guard.optimizer().gate().attempts(), run.events.iter().filter(refused).count() as u64);
+        assert_eq!((attempts, told), (STEPS, STEPS - 9), "{policy:?}");
+        assert_eq!(run.guard.optimizer().gate().committed(), 9, "{policy:?}");
     }
     let run = run(0, plan(fault), policy(), &device).unwrap();
     assert!(run.was_finite && state(run.guard.optimizer()).unwrap() == oracle(0, &[], &[], &device).unwrap());
