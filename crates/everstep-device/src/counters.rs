@@ -16,6 +16,8 @@ pub struct Counters {
     pub elided: u64,
     /// Bytes copied from the host.
     pub upload_bytes: u64,
+    /// Submissions made, and so the number of the next one: runs of recordings, and read-backs.
+    pub submissions: u64,
     /// Read-backs begun.
     pub reads: u64,
     /// Read-backs for which the host stood still.
@@ -37,6 +39,7 @@ pub(crate) struct AtomicCounters {
     pub(crate) dropped: AtomicU64,
     pub(crate) elided: AtomicU64,
     pub(crate) upload_bytes: AtomicU64,
+    pub(crate) submissions: AtomicU64,
     pub(crate) reads: AtomicU64,
     pub(crate) blocking_reads: AtomicU64,
     pub(crate) paced_reads: AtomicU64,
@@ -57,6 +60,7 @@ impl AtomicCounters {
             dropped: self.dropped.load(Relaxed),
             elided: self.elided.load(Relaxed),
             upload_bytes: self.upload_bytes.load(Relaxed),
+            submissions: self.submissions.load(Relaxed),
             reads: self.reads.load(Relaxed),
             blocking_reads: self.blocking_reads.load(Relaxed),
             paced_reads: self.paced_reads.load(Relaxed),

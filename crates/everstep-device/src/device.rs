@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::counters::AtomicCounters;
-use crate::passes::{Allocator, Place, Plan, elide};
+use crate::life::Life;
+use crate::loss::{Current, Opened, Planned, Source};
+use crate::passes::{Allocator, MemoryId, Place, Plan, elide};
 use crate::readback::{Pending, Readback};
 use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
 
@@ -90,13 +92,18 @@ impl Executor {
         }
     }
 
-    fn destroy(&mut self, memory: &[crate::passes::MemoryId]) {
+    fn destroy(&mut self, memory: &[MemoryId]) {
         match self {
             Self::Cpu(executor) => executor.destroy(memory),
             #[cfg(feature = "gpu")]
             Self::Gpu(executor) => executor.destroy(memory),
             Self::Null(_) => {}
         }
+    }
+
+    /// Whether it can be dropped by whoever has it: no driver has a say in it.
+    pub(crate) fn answers_at_once(&self) -> bool {
+        matches!(self, Self::Cpu(_) | Self::Null(_))
     }
 
     /// Begins to read `places`, and zeroes `clear` behind them.
@@ -114,16 +121,23 @@ impl Executor {
 #[derive(Clone)]
 pub struct Device(Arc<Shared>);
 
-struct Shared {
-    info: DeviceInfo,
-    limits: SizeLimits,
-    next_buffer: AtomicU64,
-    failures: AtomicU64,
-    counters: AtomicCounters,
+pub(crate) struct Shared {
+    pub(crate) current: Mutex<Current>,
+    pub(crate) planned: Planned,
+    pub(crate) next_buffer: AtomicU64,
+    pub(crate) failures: Arc<AtomicU64>,
+    pub(crate) counters: AtomicCounters,
     recorder: Mutex<Recorder>,
     // Apart from the recorder, so that dropping a handle never waits for a running recording.
     dropped: Mutex<Vec<BufferId>>,
-    engine: Mutex<Engine>,
+    pub(crate) engine: Mutex<Engine>,
+}
+
+impl Drop for Shared {
+    /// A driver that hangs must not take the program with it.
+    fn drop(&mut self) {
+        self.engine.get_mut().unwrap_or_else(PoisonError::into_inner).retire();
+    }
 }
 
 // Said once, here: to prove it anew, through all of wgpu's types, for every type that holds a tensor is more than
@@ -142,18 +156,53 @@ struct Recorder {
     sizes: HashMap<BufferId, usize>,
 }
 
-struct Engine {
-    allocator: Allocator,
-    executor: Executor,
+pub(crate) struct Engine {
+    pub(crate) allocator: Allocator,
+    pub(crate) executor: Executor,
+    pub(crate) source: Source,
+    pub(crate) life: Arc<Life>,
 }
 
 impl Engine {
+    /// Runs a plan whose memory is there. What the executor needs beside it may not fit: then the pool is given back and
+    /// it is tried once more. Nothing was submitted until then.
+    fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
+        match self.executor.run(plan, counters) {
+            Err(Error::OutOfMemory { .. }) => {
+                self.give_back(&plan.memory());
+                self.executor.run(plan, counters)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// As [`Executor::read`], with a second try as in [`Engine::run`].
+    fn read(&mut self, places: &[Place], clear: Option<Place>) -> Result<Pending> {
+        let outcome = match self.executor.read(places, clear) {
+            Err(Error::OutOfMemory { .. }) => {
+                self.give_back(&HashSet::new());
+                self.executor.read(places, clear)
+            }
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(_) if self.life.is_stalled() => Ok(Pending::Stalled),
+            outcome => outcome.map_err(|error| self.life.check().err().unwrap_or(error)),
+        }
+    }
+
+    /// Gives pooled memory back to the system, but that in `keep`; whether there was any.
+    fn give_back(&mut self, keep: &HashSet<MemoryId>) -> bool {
+        let trimmed = self.allocator.trim(keep);
+        self.executor.destroy(&trimmed);
+        !trimmed.is_empty()
+    }
+
     /// After memory ran out: what can be freed is freed.
     fn undo_create(&mut self, plan: &Plan) {
         let created: HashSet<_> = plan.create.iter().map(|(memory, _)| *memory).collect();
         self.allocator.forget(&created);
-        let trimmed = self.allocator.trim(&HashSet::new());
-        self.executor.destroy(&trimmed);
+        self.give_back(&HashSet::new());
         self.executor.destroy(&created.into_iter().collect::<Vec<_>>());
     }
 
@@ -161,42 +210,59 @@ impl Engine {
     /// first: it serves only buffers of its own size, and shapes may have changed since.
     fn create(&mut self, plan: &Plan) -> Result<()> {
         let Err(error) = self.executor.create(plan) else { return Ok(()) };
-        let places = plan.commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
-        let trimmed = self.allocator.trim(&places.map(|place| place.memory).collect());
-        if trimmed.is_empty() {
-            return Err(error);
-        }
-        self.executor.destroy(&trimmed);
-        self.executor.create(plan)
+        if self.give_back(&plan.memory()) { self.executor.create(plan) } else { Err(error) }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Device {
-    pub(crate) fn from_executor(executor: Executor, info: DeviceInfo, limits: SizeLimits) -> Self {
+    /// A device of its own.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn open(source: Source) -> Result<Self> {
+        let failures = Arc::default();
+        let opened = source.open(0, &failures)?;
+        Ok(Self::from_opened(source, opened, failures))
+    }
+
+    pub(crate) fn from_opened(source: Source, opened: Opened, failures: Arc<AtomicU64>) -> Self {
+        let Opened { executor, current } = opened;
+        let engine = Engine { allocator: Allocator::default(), executor, source, life: current.life.clone() };
         let device = Self(Arc::new(Shared {
-            info,
-            limits,
+            current: Mutex::new(current),
+            planned: Planned::default(),
             next_buffer: AtomicU64::new(STATUS.0 + 1),
-            failures: AtomicU64::new(0),
+            failures,
             counters: AtomicCounters::default(),
             recorder: Mutex::default(),
             dropped: Mutex::default(),
-            engine: Mutex::new(Engine { allocator: Allocator::default(), executor }),
+            engine: Mutex::new(engine),
         }));
-        let mut recorder = lock(&device.0.recorder);
-        recorder.sizes.insert(STATUS, device.status().bytes);
-        recorder.recording.push(device.status_reset());
-        drop(recorder);
+        lock(&device.0.recorder).sizes.insert(STATUS, device.status().bytes);
+        device.drop_recording();
         device
     }
 
-    /// What it is.
-    pub fn info(&self) -> &DeviceInfo {
-        &self.0.info
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0
+    }
+
+    /// Empties the open recording, but for what a new executor needs first.
+    pub(crate) fn drop_recording(&self) {
+        let mut recorder = lock(&self.0.recorder);
+        recorder.recording = Recording::default();
+        recorder.recording.push(self.status_reset());
+    }
+
+    /// What it is now: [`Device::fall_back_to_cpu`] changes it.
+    pub fn info(&self) -> Arc<DeviceInfo> {
+        lock(&self.0.current).info.clone()
+    }
+
+    fn limits(&self) -> SizeLimits {
+        lock(&self.0.current).limits
     }
 
     /// Whether two handles are the same device.
@@ -215,7 +281,7 @@ impl Device {
     /// # Errors
     /// [`Error::TooLarge`] past the device's limit for one binding.
     pub fn buffer(&self, op: &'static str, bytes: usize) -> Result<Buffer> {
-        let (limit_name, limit) = self.0.limits.binding;
+        let (limit_name, limit) = self.limits().binding;
         if bytes > limit {
             return Err(Error::TooLarge { op, bytes, limit_name, limit });
         }
@@ -227,7 +293,7 @@ impl Device {
     /// # Errors
     /// [`Error::TooLarge`] past the device's limit for one buffer.
     pub fn windowed_buffer(&self, op: &'static str, bytes: usize) -> Result<Buffer> {
-        let (limit_name, limit) = self.0.limits.buffer;
+        let (limit_name, limit) = self.limits().buffer;
         if bytes > limit {
             return Err(Error::TooLarge { op, bytes, limit_name, limit });
         }
@@ -238,7 +304,7 @@ impl Device {
 
     /// The largest part of a buffer that a kernel can bind, in bytes, a multiple of [`crate::ALIGNMENT`].
     pub fn window_bytes(&self) -> usize {
-        self.0.limits.binding.1 / crate::ALIGNMENT * crate::ALIGNMENT
+        self.limits().binding.1 / crate::ALIGNMENT * crate::ALIGNMENT
     }
 
     /// Where kernels report data outside its range, see [`status`].
@@ -246,7 +312,7 @@ impl Device {
         Slice { buffer: STATUS, offset: 0, bytes: status::WORDS * 4 }
     }
 
-    /// Appends a command to the open recording, which runs where it has grown too long.
+    /// Appends a command to the open recording, which runs where it has grown too long. On a lost device it is dropped.
     ///
     /// # Errors
     /// [`Error::Command`] where no executor could run it; those of the recording where it runs.
@@ -261,8 +327,8 @@ impl Device {
         if full { self.flush() } else { Ok(()) }
     }
 
-    /// How many recordings have failed, each with all its commands. What was written by a command recorded before the
-    /// last failure may not have been.
+    /// How many recordings have failed, each with all its commands; it counts losses of the device, too. What was written
+    /// by a command recorded before the last failure may not have been.
     pub fn failures(&self) -> u64 {
         self.0.failures.load(Ordering::Acquire)
     }
@@ -278,6 +344,8 @@ impl Device {
 
     fn flush_engine(&self, engine: &mut Engine) -> Result<()> {
         let (commands, sizes, dead) = self.take_recording();
+        // On a lost device the recording is dropped.
+        engine.check()?;
         if commands.is_empty() {
             engine.allocator.release(dead);
             return Ok(());
@@ -300,7 +368,7 @@ impl Device {
     ) -> Result<()> {
         let counters = &self.0.counters;
         let elided = elide(&mut commands, sizes, dead, |buffer| engine.allocator.is_resident(buffer));
-        let plan = engine.allocator.plan(commands, sizes, dead)?;
+        let mut plan = engine.allocator.plan(commands, sizes, dead)?;
         AtomicCounters::add(&counters.flushes, 1);
         AtomicCounters::add(&counters.commands, plan.commands.len());
         AtomicCounters::add(&counters.dropped, plan.dropped);
@@ -312,10 +380,13 @@ impl Device {
         }
         let created = engine.create(&plan);
         let out_of_memory = created.is_err();
-        let outcome = created.and_then(|()| engine.executor.run(&plan, counters));
+        let outcome = created.and_then(|()| self.before_submission(engine)).and_then(|()| engine.run(&plan, counters));
+        let outcome = outcome.map_err(|error| engine.life.check().err().unwrap_or(error));
         if outcome.is_err() {
             // Its results are unwritten; memory that held something before keeps it.
             engine.allocator.release(plan.fresh.iter().copied());
+        } else {
+            engine.allocator.confirm(&mut plan);
         }
         if out_of_memory {
             engine.undo_create(&plan);
@@ -340,7 +411,8 @@ impl Device {
     /// far go with this read-back, and later ones with a later one.
     ///
     /// # Errors
-    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed.
+    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed; [`Error::DeviceLost`] also where
+    /// it lay on the device before it was lost.
     pub fn read(&self, slices: &[Slice]) -> Result<Readback> {
         self.begin_read(slices, true)
     }
@@ -348,7 +420,8 @@ impl Device {
     /// As [`Device::read`], of what says itself whether it is valid: data errors are neither told nor cleared.
     ///
     /// # Errors
-    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed.
+    /// Those of the recording, and [`Error::Unwritten`] where a slice was never computed; [`Error::DeviceLost`] also where
+    /// it lay on the device before it was lost.
     pub fn read_unchecked(&self, slices: &[Slice]) -> Result<Readback> {
         self.begin_read(slices, false)
     }
@@ -358,13 +431,12 @@ impl Device {
         self.flush_engine(&mut engine)?;
         let status = with_status.then(|| self.status());
         let places = slices.iter().copied().chain(status);
-        let places = places
-            .map(|slice| engine.allocator.place(slice).ok_or(Error::Unwritten { op: "read" }))
-            .collect::<Result<Vec<_>>>()?;
+        let places = places.map(|slice| engine.allocator.written_place("read", slice)).collect::<Result<Vec<_>>>()?;
         let clear = places.last().copied().filter(|_| with_status);
-        let pending = engine.executor.read(&places, clear)?;
+        self.before_submission(&mut engine)?;
+        let pending = engine.read(&places, clear)?;
         AtomicCounters::add(&self.0.counters.reads, 1);
-        Ok(Readback::new(self.clone(), pending, with_status))
+        Ok(Readback::new(self.clone(), engine.life.clone(), pending, with_status))
     }
 
     /// Runs the open recording and waits until all work is done: for timing, and before a device is handed over.
@@ -379,8 +451,7 @@ impl Device {
     pub fn trim(&self) -> Result<()> {
         let mut engine = lock(&self.0.engine);
         self.flush_engine(&mut engine)?;
-        let trimmed = engine.allocator.trim(&HashSet::new());
-        engine.executor.destroy(&trimmed);
+        engine.give_back(&HashSet::new());
         self.0.counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -406,13 +477,13 @@ impl Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Device({})", self.0.info)
+        write!(f, "Device({})", self.info())
     }
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.info.fmt(f)
+        self.info().fmt(f)
     }
 }
 

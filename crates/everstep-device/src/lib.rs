@@ -16,6 +16,8 @@ pub mod functions;
 #[cfg(feature = "gpu")]
 mod gpu;
 pub mod layout;
+mod life;
+mod loss;
 mod null;
 pub mod params;
 pub mod passes;

@@ -4,6 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use std::sync::Arc;
+
+use crate::life::Life;
 use crate::{Device, Error, Result, status};
 
 /// Bytes of the slices asked for, one vector each.
@@ -13,6 +16,8 @@ pub(crate) enum Pending {
     Ready(Parts),
     #[cfg(feature = "gpu")]
     Gpu(crate::gpu::PendingRead),
+    /// Of a device that hangs: it never completes.
+    Stalled,
 }
 
 /// For a caller that waits for what it already has.
@@ -22,32 +27,41 @@ const TAKEN: Error = Error::Command { op: "read", reason: "its result was taken 
 #[must_use = "a read-back that is dropped is never seen"]
 pub struct Readback {
     device: Device,
+    // Of the executor that it was begun on.
+    life: Arc<Life>,
     pending: Option<Pending>,
     // Whether the device's data status comes behind the slices.
     with_status: bool,
 }
 
 impl Readback {
-    pub(crate) fn new(device: Device, pending: Pending, with_status: bool) -> Self {
-        Self { device, pending: Some(pending), with_status }
+    pub(crate) fn new(device: Device, life: Arc<Life>, pending: Pending, with_status: bool) -> Self {
+        Self { device, life, pending: Some(pending), with_status }
     }
 
     /// The bytes of each slice, if they have arrived. After they were taken it answers `None` for ever.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where an op met data outside its range since the last read-back, [`Error::DeviceLost`].
+    /// [`Error::OutOfRange`] where an op met data outside its range since the last read-back; [`Error::DeviceLost`] where the
+    /// device was lost since the read-back began.
     pub fn try_take(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
-        match self.pending.take() {
-            None => Ok(None),
-            Some(Pending::Ready(parts)) => self.checked(parts).map(Some),
+        let Some(pending) = self.pending.take() else { return Ok(None) };
+        // What lay on a device that is lost is lost, arrived or not: so every executor loses the same.
+        self.life.check()?;
+        match pending {
+            Pending::Ready(parts) => self.checked(parts).map(Some),
             #[cfg(feature = "gpu")]
-            Some(Pending::Gpu(mut read)) => match read.try_take()? {
+            Pending::Gpu(mut read) => match read.try_take()? {
                 Some(parts) => self.checked(parts).map(Some),
                 None => {
                     self.pending = Some(Pending::Gpu(read));
                     Ok(None)
                 }
             },
+            Pending::Stalled => {
+                self.pending = Some(Pending::Stalled);
+                Ok(None)
+            }
         }
     }
 
@@ -73,15 +87,15 @@ impl Readback {
     }
 
     fn arrive(mut self) -> Result<Vec<Vec<u8>>> {
-        match self.pending.take() {
-            None => Err(TAKEN),
-            Some(Pending::Ready(parts)) => self.checked(parts),
+        let pending = self.pending.take().ok_or(TAKEN)?;
+        self.life.check()?;
+        let parts = match pending {
+            Pending::Ready(parts) => parts,
             #[cfg(feature = "gpu")]
-            Some(Pending::Gpu(read)) => {
-                let parts = read.wait()?;
-                self.checked(parts)
-            }
-        }
+            Pending::Gpu(read) => read.wait()?,
+            Pending::Stalled => return Err(self.life.wait()),
+        };
+        self.checked(parts)
     }
 
     /// Splits off the status and turns it into an error.

@@ -38,6 +38,13 @@ impl Command {
         self.inputs.iter().chain(&self.outputs).any(|slice| slice.buffer == buffer)
     }
 
+    /// What must have been written before it runs: its inputs, and the outputs that it changes where they lie.
+    pub fn reads(&self) -> impl Iterator<Item = &Slice> {
+        let updates = |index: usize| matches!(&self.work, Work::Kernel(kernel) if kernel.updates(index));
+        let updated = self.outputs.iter().enumerate().filter(move |(index, _)| updates(*index));
+        self.inputs.iter().chain(updated.map(|(_, slice)| slice))
+    }
+
     /// Whether it can run on any executor: what is wrong with it otherwise. `size` tells the bytes of a buffer.
     pub(crate) fn check(&self, size: impl Fn(BufferId) -> Option<usize>) -> std::result::Result<(), &'static str> {
         let alignment = if matches!(self.work, Work::Kernel(_)) { ALIGNMENT } else { 4 };
@@ -82,6 +89,11 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// What is wrong.
     fn check(&self, _inputs: &[usize], _outputs: &[usize]) -> std::result::Result<(), &'static str> {
         Ok(())
+    }
+
+    /// Whether it reads what output `index` held before, which something must have written then.
+    fn updates(&self, _index: usize) -> bool {
+        false
     }
 
     /// Runs it on the CPU. It may not use the device that runs it.

@@ -1,10 +1,10 @@
 //! Choosing a device: by constructor, by name, or the best there is.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use crate::device::{Executor, SizeLimits};
-use crate::{Device, DeviceInfo, DeviceKind, Error, Result, cpu, null};
+use crate::loss::{self, Source};
+use crate::{Device, Error, Result};
 
 /// A GPU that this machine offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,20 +36,16 @@ impl Device {
 
     /// A CPU device of its own, with its own recording, memory and counters.
     pub fn isolated_cpu() -> Self {
-        let (name, driver) = cpu::describe();
-        let executor = Executor::Cpu(cpu::CpuExecutor::new(format!("cpu: {name}")));
-        let info = DeviceInfo { kind: DeviceKind::Cpu, name, driver, software: false };
-        // Kernels count elements in 32 bits, on every device.
-        let limit = ("the machine's memory, or 2^32 elements,", cpu::memory_limit().min(u32::MAX as usize * 4));
-        Self::from_executor(executor, info, SizeLimits { buffer: limit, binding: limit })
+        let failures = Arc::default();
+        let opened = loss::open_cpu(0, &failures);
+        Self::from_opened(Source::Cpu, opened, failures)
     }
 
     /// A device that plans work and drops it: for tests of recordings. Read-backs are zeros.
     pub fn null() -> Self {
-        let info = DeviceInfo { kind: DeviceKind::Null, name: "null".into(), driver: "none".into(), software: false };
-        let limit = ("the address space", isize::MAX as usize);
-        let limits = SizeLimits { buffer: limit, binding: limit };
-        Self::from_executor(Executor::Null(null::NullExecutor), info, limits)
+        let failures = Arc::default();
+        let opened = loss::open_null(0, &failures);
+        Self::from_opened(Source::Null, opened, failures)
     }
 
     /// The device that `EVERSTEP_DEVICE` names (see [`Device::from_name`]), else a real GPU, else the CPU engine.
@@ -83,7 +79,8 @@ impl Device {
     }
 
     /// A GPU: `""` for the best adapter, else its index or a part of its name. `WGPU_BACKEND` and
-    /// `WGPU_ADAPTER_NAME` narrow the choice. Every call for the same adapter gives the same device.
+    /// `WGPU_ADAPTER_NAME` narrow the choice. Every call for the same adapter gives the same device, until that has fallen
+    /// back to the CPU.
     ///
     /// # Errors
     /// [`Error::NoDevice`] with what was found and what to install.
@@ -92,6 +89,18 @@ impl Device {
         return crate::gpu::open(adapter);
         #[cfg(not(feature = "gpu"))]
         Err(no_device(&format!("gpu:{adapter}"), "this program was built without the feature `gpu`"))
+    }
+
+    /// A GPU device of its own, on the adapter that [`Device::gpu`] would choose, with its own recording, memory, pipelines
+    /// and counters: what is done to it disturbs no other.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] as for [`Device::gpu`].
+    pub fn isolated_gpu(adapter: &str) -> Result<Self> {
+        #[cfg(feature = "gpu")]
+        return crate::gpu::open_isolated(adapter);
+        #[cfg(not(feature = "gpu"))]
+        Self::gpu(adapter)
     }
 
     /// The GPUs of this machine, best first; empty without any, or without the feature `gpu`.

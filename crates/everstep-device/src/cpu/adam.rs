@@ -55,6 +55,10 @@ impl Kernel for Adam {
         "adam"
     }
 
+    fn updates(&self, _: usize) -> bool {
+        true
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let p = self.0;
         let range = p.start as usize..(p.start + p.count) as usize;

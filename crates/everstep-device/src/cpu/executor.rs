@@ -1,12 +1,13 @@
 //! Runs planned commands one after the other, each on all threads.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd;
+use crate::life::Life;
 use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
 use crate::{Args, Error, Result, Work};
 
@@ -43,22 +44,28 @@ pub(crate) fn threads() -> usize {
 #[derive(Debug)]
 pub(crate) struct CpuExecutor {
     memory: Vec<Option<Memory>>,
-    device: String,
+    life: Arc<Life>,
     limit: usize,
 }
 
 impl CpuExecutor {
-    pub(crate) fn new(device: String) -> Self {
-        Self { memory: Vec::new(), device, limit: memory_limit() }
+    pub(crate) fn new(life: Arc<Life>) -> Self {
+        Self { memory: Vec::new(), life, limit: memory_limit() }
+    }
+
+    /// Gives all memory back.
+    pub(crate) fn clear(&mut self) {
+        self.memory = Vec::new();
     }
 
     pub(crate) fn create(&mut self, create: &[(MemoryId, usize)]) -> Result<()> {
         for &(id, bytes) in create {
             let resident: usize = self.memory.iter().flatten().map(|memory| memory.count() * 4).sum();
             // The system may promise more than it has and end the process later: so the sum is checked, too.
-            let fits = resident.checked_add(bytes).is_some_and(|total| total <= self.limit);
+            let limit = self.limit.min(self.life.memory_limit());
+            let fits = resident.checked_add(bytes).is_some_and(|total| total <= limit);
             let memory = if fits { Memory::new(bytes) } else { None };
-            let none = || Error::OutOfMemory { device: self.device.clone(), bytes, resident };
+            let none = || Error::OutOfMemory { device: self.life.device().into(), bytes, resident };
             let memory = memory.ok_or_else(none)?;
             self.memory.resize_with(self.memory.len().max(id.0 + 1), || None);
             self.memory[id.0] = Some(memory);
@@ -86,7 +93,7 @@ impl CpuExecutor {
                     Ok(thread.join())
                 });
                 let failed = |error: std::io::Error| Error::Driver {
-                    device: self.device.clone(),
+                    device: self.life.device().into(),
                     op: "run".into(),
                     reason: error.to_string(),
                 };
@@ -97,6 +104,7 @@ impl CpuExecutor {
     }
 
     fn command(&self, command: &PlannedCommand) -> Result<()> {
+        self.life.check()?;
         let lost = || Error::Unwritten { op: command.op };
         let words = |place: &Place| self.words(place).ok_or_else(lost);
         // An input that overlaps an output is read from a copy: kernels may assume that they are apart.
@@ -120,7 +128,7 @@ impl CpuExecutor {
         for (index, output) in command.outputs.iter().enumerate() {
             if command.outputs[..index].iter().any(|earlier| overlap(earlier, output)) {
                 let reason = "two outputs overlap".into();
-                return Err(Error::Driver { device: self.device.clone(), op: command.op.into(), reason });
+                return Err(Error::Driver { device: self.life.device().into(), op: command.op.into(), reason });
             }
             let (pointer, count) = words(output)?;
             // SAFETY: within the memory, apart from every input (copied otherwise) and from the other outputs.
@@ -151,7 +159,7 @@ impl CpuExecutor {
             let Some((pointer, count)) = self.words(place) else { return Vec::new() };
             // SAFETY: within the memory, and `&self` means that nothing runs.
             let words = unsafe { std::slice::from_raw_parts(pointer, count) };
-            bytemuck::cast_slice::<u32, u8>(words)[..place.bytes].to_vec()
+            bytes_of(&bytemuck::cast_slice(words)[..place.bytes])
         };
         let read = places.iter().map(bytes).collect();
         if let Some((pointer, count)) = clear.and_then(|place| self.words(&place)) {
@@ -164,6 +172,21 @@ impl CpuExecutor {
 
 /// Words that a thread copies at a time: so many that handing them out costs little beside it.
 const COPY_BLOCK: usize = 64 * 1024;
+
+/// A copy of bytes: of many on all threads, as of a state that is saved. New memory costs more than the copy, page by page, and
+/// that is shared, too.
+fn bytes_of(bytes: &[u8]) -> Vec<u8> {
+    match pool() {
+        // A caller on some rayon worker would run other tasks while it waits.
+        Some(pool) if bytes.len() > 16 * COPY_BLOCK && rayon::current_thread_index().is_none() => {
+            let mut copy = vec![0; bytes.len()];
+            let blocks = copy.par_chunks_mut(4 * COPY_BLOCK).zip(bytes.par_chunks(4 * COPY_BLOCK));
+            pool.install(|| blocks.for_each(|(to, from)| to.copy_from_slice(from)));
+            copy
+        }
+        _ => bytes.to_vec(),
+    }
+}
 
 /// Copies words on all threads: one alone does not keep the memory busy, and snapshots are large.
 fn copy(to: &mut [u32], from: &[u32]) {

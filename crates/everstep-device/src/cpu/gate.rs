@@ -194,6 +194,11 @@ impl Kernel for Gate {
         "gate"
     }
 
+    fn updates(&self, index: usize) -> bool {
+        // All but the record.
+        index < 2
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let p = self.0;
         let partials = &args.input::<u32>(0)[..4 * (p.blocks + p.buffer_blocks) as usize];

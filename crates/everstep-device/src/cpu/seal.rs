@@ -77,6 +77,10 @@ impl Kernel for Seal {
         if inside { Ok(()) } else { Err("an operand of seal leaves its slice") }
     }
 
+    fn updates(&self, _: usize) -> bool {
+        true
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let [control, sums, record] = &mut args.outputs[..] else { return };
         control[control::TENTATIVE] = 0;

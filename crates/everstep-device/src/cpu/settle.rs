@@ -29,6 +29,10 @@ impl Kernel for Settle {
         if inside { Ok(()) } else { Err("an operand of settle leaves its slice") }
     }
 
+    fn updates(&self, _: usize) -> bool {
+        true
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let count = self.0.count as usize;
         let commit = args.inputs[0][control::VERDICT] == Verdict::Commit as u32;

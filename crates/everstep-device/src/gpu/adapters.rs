@@ -1,12 +1,15 @@
 //! Finding adapters and opening devices on them.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::{Adapter, Backends, DeviceType, Instance};
 
-use super::executor::{Faults, GpuExecutor};
+use super::driver::Driver;
+use super::executor::GpuExecutor;
 use crate::device::{Executor, SizeLimits};
+use crate::loss::{Current, Opened, Source};
 use crate::select::no_device;
 use crate::{ALIGNMENT, AdapterInfo, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
 
@@ -51,9 +54,8 @@ pub(crate) fn adapters() -> Vec<AdapterInfo> {
     usable().iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
 }
 
-/// Opens the adapter named by index or part of its name, `""` for the first; the same device for the same adapter.
-pub(crate) fn open(wanted: &str) -> Result<Device> {
-    static OPEN: Mutex<Option<HashMap<usize, Device>>> = Mutex::new(None);
+/// The adapter named by index or part of its name, `""` for the first, and its index.
+fn choose(wanted: &str) -> Result<(usize, Adapter)> {
     let mut adapters = usable();
     let by_name = || {
         let wanted = wanted.to_lowercase();
@@ -67,17 +69,60 @@ pub(crate) fn open(wanted: &str) -> Result<Device> {
         let reason = if adapters.is_empty() { "no GPU adapter was found" } else { "no adapter matches" };
         return Err(no_device(&if wanted.is_empty() { "gpu".into() } else { format!("gpu:{wanted}") }, reason));
     };
+    Ok((index, adapters.swap_remove(index)))
+}
+
+/// Opens the adapter of that name; the same device for the same adapter.
+pub(crate) fn open(wanted: &str) -> Result<Device> {
+    static OPEN: Mutex<Option<HashMap<usize, Device>>> = Mutex::new(None);
+    let (index, adapter) = choose(wanted)?;
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let open = open.get_or_insert_default();
-    if let Some(device) = open.get(&index) {
+    // One that has fallen back to the CPU is no GPU any more.
+    if let Some(device) = open.get(&index).filter(|device| device.info().kind == DeviceKind::Gpu) {
         return Ok(device.clone());
     }
-    let device = connect(index, &adapters.swap_remove(index))?;
+    let device = Device::open(Source::Gpu(Identity { index, adapter }))?;
     open.insert(index, device.clone());
     Ok(device)
 }
 
-fn connect(index: usize, adapter: &Adapter) -> Result<Device> {
+/// As [`open`], a device of its own.
+pub(crate) fn open_isolated(wanted: &str) -> Result<Device> {
+    let (index, adapter) = choose(wanted)?;
+    Device::open(Source::Gpu(Identity { index, adapter }))
+}
+
+/// Which adapter a device is opened on, and again after a loss.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    index: usize,
+    adapter: Adapter,
+}
+
+impl Identity {
+    pub(crate) fn open(&self, generation: u64, failures: &Arc<AtomicU64>) -> Result<Opened> {
+        let outcome = connect(self.index, &self.adapter, generation, failures);
+        if outcome.is_ok() || generation == 0 {
+            return outcome;
+        }
+        // A card that was away may be another adapter to the system, or on another driver.
+        self.again().map_or(outcome, |adapter| connect(self.index, &adapter, generation, failures))
+    }
+
+    /// The same adapter, as the system knows it now.
+    fn again(&self) -> Option<Adapter> {
+        let own = self.adapter.get_info();
+        let found = pollster::block_on(instance().enumerate_adapters(own.backend.into()));
+        found.into_iter().find(|adapter| {
+            let info = adapter.get_info();
+            let same = |info: &wgpu::AdapterInfo| (info.vendor, info.device, info.device_pci_bus_id.clone());
+            info.name == own.name && same(&info) == same(&own)
+        })
+    }
+}
+
+fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<AtomicU64>) -> Result<Opened> {
     let description = describe(index, adapter);
     let limits = adapter.limits();
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
@@ -92,12 +137,6 @@ fn connect(index: usize, adapter: &Adapter) -> Result<Device> {
         reason: error.to_string(),
         found: format!("The adapter is {description}"),
     })?;
-    let faults = Arc::new(Faults::default());
-    let sink = faults.clone();
-    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| sink.refused(error.to_string())));
-    let sink = faults.clone();
-    device.set_device_lost_callback(move |reason, message| sink.lost(format!("{reason:?} {message}")));
-
     let traits =
         GpuTraits { software: description.software, max_workgroups: limits.max_compute_workgroups_per_dimension };
     let info = DeviceInfo {
@@ -113,6 +152,9 @@ fn connect(index: usize, adapter: &Adapter) -> Result<Device> {
         ),
         binding: ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size as usize),
     };
-    let executor = GpuExecutor::new(device, queue, traits, info.to_string(), faults);
-    Ok(Device::from_executor(Executor::Gpu(Box::new(executor)), info, sizes))
+    let mut current = Current::new(info, sizes, generation, failures);
+    let driver = Driver::new(device, current.life.clone());
+    let executor = GpuExecutor::new(driver.clone(), queue, traits);
+    current.driver = Some(driver);
+    Ok(Opened { executor: Executor::Gpu(Box::new(executor)), current })
 }

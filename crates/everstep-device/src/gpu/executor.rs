@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
 
+use super::driver::Driver;
 use super::pipelines::{Pipeline, Pipelines};
 use super::read::{PendingRead, StagingPool, rounded};
 use crate::counters::AtomicCounters;
@@ -19,34 +20,6 @@ use crate::{ALIGNMENT, Error, GpuTraits, Result, Work};
 pub(super) const UNIFORM_BYTES: u64 = 1024;
 /// Bind groups kept; past it the cache starts afresh.
 const MAX_BIND_GROUPS: usize = 1 << 16;
-
-/// What the driver complained of since the last look.
-#[derive(Default)]
-pub(crate) struct Faults {
-    refused: Mutex<Option<String>>,
-    lost: Mutex<Option<String>>,
-}
-
-impl Faults {
-    pub(super) fn refused(&self, message: String) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
-    }
-
-    pub(super) fn lost(&self, message: String) {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
-    }
-
-    /// The first complaint since the last call, as an error; a lost device stays lost.
-    pub(super) fn check(&self, device: &str, op: &str) -> Result<()> {
-        if let Some(reason) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            return Err(Error::DeviceLost { device: device.into(), reason });
-        }
-        match self.refused.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(reason) => Err(Error::Driver { device: device.into(), op: op.into(), reason }),
-            None => Ok(()),
-        }
-    }
-}
 
 /// A buffer of memory and a number for cache keys that is never used twice.
 struct Memory {
@@ -70,8 +43,7 @@ pub(crate) struct GpuExecutor {
     device: wgpu::Device,
     queue: wgpu::Queue,
     traits: GpuTraits,
-    name: String,
-    faults: Arc<Faults>,
+    driver: Driver,
     memory: Vec<Option<Memory>>,
     next_unique: u64,
     // Copies of inputs that overlap an output, by order of use in a flush.
@@ -99,21 +71,15 @@ enum Encoded {
 }
 
 impl GpuExecutor {
-    pub(super) fn new(
-        device: wgpu::Device,
-        queue: wgpu::Queue,
-        traits: GpuTraits,
-        name: String,
-        faults: Arc<Faults>,
-    ) -> Self {
+    pub(super) fn new(driver: Driver, queue: wgpu::Queue, traits: GpuTraits) -> Self {
+        let device = driver.device().clone();
         let pipelines = Pipelines::new(&device);
         Self {
             staging: StagingPool::default(),
             device,
             queue,
             traits,
-            name,
-            faults,
+            driver,
             memory: Vec::new(),
             next_unique: 0,
             copies: Vec::new(),
@@ -124,17 +90,23 @@ impl GpuExecutor {
         }
     }
 
+    /// Bytes of all buffers.
+    fn resident(&self) -> usize {
+        let memory = self.memory.iter().flatten().chain(&self.copies).map(|memory| &memory.buffer);
+        let shared = self.uniforms.as_ref().map(|(buffer, _)| buffer).into_iter().chain(&self.uploads);
+        memory.chain(shared).map(|buffer| buffer.size() as usize).sum()
+    }
+
+    fn new_buffer(&self, label: Option<&str>, size: u64, usage: BufferUsages) -> Result<Buffer> {
+        let descriptor = wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false };
+        self.driver.allocate((size as usize, || self.resident()), || self.device.create_buffer(&descriptor))
+    }
+
     fn new_memory(&mut self, bytes: usize) -> Result<Memory> {
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         // A size class may be larger than the buffer it serves, and than the device allows.
         let size = (bytes as u64).min(self.device.limits().max_buffer_size / ALIGNMENT as u64 * ALIGNMENT as u64);
-        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-        let buffer = self.device.create_buffer(&descriptor);
-        if pollster::block_on(scope.pop()).is_some() {
-            let resident = self.memory.iter().flatten().map(|memory| memory.buffer.size() as usize).sum();
-            return Err(Error::OutOfMemory { device: self.name.clone(), bytes, resident });
-        }
+        let buffer = self.new_buffer(None, size, usage)?;
         self.next_unique += 1;
         Ok(Memory { buffer, unique: self.next_unique })
     }
@@ -145,7 +117,7 @@ impl GpuExecutor {
             self.memory.resize_with(self.memory.len().max(id.0 + 1), || None);
             self.memory[id.0] = Some(memory);
         }
-        self.faults.check(&self.name, "allocate")
+        self.driver.check("allocate")
     }
 
     pub(crate) fn destroy(&mut self, memory: &[MemoryId]) {
@@ -162,7 +134,7 @@ impl GpuExecutor {
 
     pub(crate) fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
         let prepared = self.prepare(plan, counters)?;
-        self.write_shared(&prepared);
+        self.write_shared(&prepared)?;
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("flush") };
         let mut encoder = self.device.create_command_encoder(&descriptor);
         let mut pass: Option<ComputePass<'static>> = None;
@@ -200,7 +172,7 @@ impl GpuExecutor {
         drop(pass);
         self.queue.submit([encoder.finish()]);
         let op = plan.commands.last().map_or("flush", |command| command.op);
-        self.faults.check(&self.name, op)
+        self.driver.check(op)
     }
 
     /// Encodes a copy; one within one buffer takes a detour, because wgpu allows none.
@@ -241,7 +213,7 @@ impl GpuExecutor {
                     None => Encoded::Nothing,
                     Some(dispatch) => {
                         let shader = (&dispatch.shader, (command.inputs.len(), command.outputs.len()));
-                        let check = || self.faults.check(&self.name, command.op);
+                        let check = || self.driver.check(command.op);
                         let pipeline = self.pipelines.get(&self.device, kernel.name(), shader, counters, check)?;
                         let uniform = prepared.uniforms.len() as u32;
                         prepared.uniforms.extend_from_slice(bytemuck::cast_slice(&dispatch.params));
@@ -255,10 +227,10 @@ impl GpuExecutor {
         Ok(prepared)
     }
 
-    fn write_shared(&mut self, prepared: &Prepared) {
+    fn write_shared(&mut self, prepared: &Prepared) -> Result<()> {
         let uniform_bytes = prepared.uniforms.len() as u64 + UNIFORM_BYTES;
         if self.uniforms.as_ref().is_none_or(|(buffer, _)| buffer.size() < uniform_bytes) {
-            let buffer = self.shared_buffer("uniforms", uniform_bytes, BufferUsages::UNIFORM);
+            let buffer = self.shared_buffer("uniforms", uniform_bytes, BufferUsages::UNIFORM)?;
             let size = NonZeroU64::new(UNIFORM_BYTES);
             let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("uniforms"),
@@ -274,24 +246,20 @@ impl GpuExecutor {
             self.queue.write_buffer(buffer, 0, &prepared.uniforms);
         }
         if prepared.uploads.is_empty() {
-            return;
+            return Ok(());
         }
         let bytes = prepared.uploads.len() as u64;
         if self.uploads.as_ref().is_none_or(|buffer| buffer.size() < bytes) {
-            self.uploads = Some(self.shared_buffer("uploads", bytes, BufferUsages::COPY_SRC));
+            self.uploads = Some(self.shared_buffer("uploads", bytes, BufferUsages::COPY_SRC)?);
         }
         if let Some(buffer) = &self.uploads {
             self.queue.write_buffer(buffer, 0, &prepared.uploads);
         }
+        Ok(())
     }
 
-    fn shared_buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Buffer {
-        self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: rounded(&self.device, bytes),
-            usage: usage | BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
+    fn shared_buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
+        self.new_buffer(Some(label), rounded(&self.device, bytes), usage | BufferUsages::COPY_DST)
     }
 
     /// The command's storage bindings. wgpu tracks usage per buffer, so an input in a buffer that the command also
@@ -376,9 +344,8 @@ impl GpuExecutor {
             places.iter().map(|place| Some((&self.buffer(place)?.buffer, place.offset, place.bytes))).collect();
         let sources = sources.ok_or(Error::Unwritten { op: "read" })?;
         let clear = clear.and_then(|place| Some((&self.buffer(&place)?.buffer, place.offset, place.bytes)));
-        let queue = (&self.device, &self.queue);
-        let read = self.staging.read(queue, &sources, clear, self.faults.clone(), &self.name);
-        self.faults.check(&self.name, "read")?;
+        let read = self.staging.read((&self.driver, &self.queue), &sources, clear, || self.resident())?;
+        self.driver.check("read")?;
         Ok(read)
     }
 }

@@ -1,10 +1,12 @@
 //! GPUs through wgpu: Vulkan, Metal and DX12. The only place that says `wgpu`.
 
 mod adapters;
+mod driver;
 mod executor;
 mod pipelines;
 mod read;
 
-pub(crate) use adapters::{adapters, open};
+pub(crate) use adapters::{Identity, adapters, open, open_isolated};
+pub(crate) use driver::Driver;
 pub(crate) use executor::GpuExecutor;
 pub(crate) use read::PendingRead;

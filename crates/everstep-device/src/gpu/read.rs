@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use wgpu::{Buffer, BufferUsages};
 
-use super::executor::Faults;
+use super::driver::Driver;
 use crate::readback::Parts;
-use crate::{ALIGNMENT, Error, Result};
+use crate::{ALIGNMENT, Result};
+
+/// How long a host waits for a driver before it looks whether the device was declared lost meanwhile.
+const LOOK_AROUND: Duration = Duration::from_millis(20);
 
 /// Mappable buffers that wait for the next read-back.
 #[derive(Clone, Default)]
@@ -22,7 +26,7 @@ const FAILED: u8 = 2;
 
 /// A read-back under way.
 pub(crate) struct PendingRead {
-    device: wgpu::Device,
+    driver: Driver,
     buffer: Option<Buffer>,
     // Offset and length of each part in the buffer.
     parts: Vec<(usize, usize)>,
@@ -30,27 +34,29 @@ pub(crate) struct PendingRead {
     // Waiting for this one, and not for whatever was submitted since, lets the host stay ahead of the device.
     submission: wgpu::SubmissionIndex,
     pool: StagingPool,
-    faults: Arc<Faults>,
-    name: String,
 }
 
 /// The size of a shared buffer for `bytes` bytes: the next power of two, as far as the device allows it.
 pub(super) fn rounded(device: &wgpu::Device, bytes: u64) -> u64 {
-    bytes.next_power_of_two().min(device.limits().max_buffer_size).max(bytes)
+    // Some drivers' limit is no multiple of anything, and what is mapped is one of 8.
+    let most = device.limits().max_buffer_size / ALIGNMENT as u64 * ALIGNMENT as u64;
+    bytes.next_power_of_two().min(most).max(bytes)
 }
 
 impl StagingPool {
-    fn take(&self, device: &wgpu::Device, bytes: u64) -> Buffer {
+    fn take(&self, driver: &Driver, bytes: u64, resident: impl Fn() -> usize) -> Result<Buffer> {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fit = pool.iter().position(|buffer| buffer.size() >= bytes && buffer.size() <= bytes * 4);
-        fit.map(|at| pool.swap_remove(at)).unwrap_or_else(|| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("read-back"),
-                size: rounded(device, bytes),
-                usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
+        if let Some(at) = fit {
+            return Ok(pool.swap_remove(at));
+        }
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: rounded(driver.device(), bytes),
+            usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        driver.allocate((descriptor.size as usize, resident), || driver.device().create_buffer(&descriptor))
     }
 
     fn give_back(&self, buffer: Buffer) {
@@ -67,19 +73,19 @@ impl StagingPool {
 
     pub(super) fn read(
         &self,
-        (device, queue): (&wgpu::Device, &wgpu::Queue),
+        (driver, queue): (&Driver, &wgpu::Queue),
         sources: &[(&Buffer, usize, usize)],
         clear: Option<(&Buffer, usize, usize)>,
-        faults: Arc<Faults>,
-        name: &str,
-    ) -> PendingRead {
+        resident: impl Fn() -> usize,
+    ) -> Result<PendingRead> {
+        let device = driver.device();
         let mut parts = Vec::with_capacity(sources.len());
         let mut total = 0;
         for (_, _, bytes) in sources {
             parts.push((total, *bytes));
             total += bytes.next_multiple_of(ALIGNMENT);
         }
-        let buffer = self.take(device, total.max(ALIGNMENT) as u64);
+        let buffer = self.take(driver, total.max(ALIGNMENT) as u64, resident)?;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read-back") });
         for ((source, offset, bytes), (at, _)) in sources.iter().zip(&parts).filter(|((_, _, bytes), _)| *bytes > 0) {
             let bytes = (*bytes as u64).next_multiple_of(4);
@@ -95,41 +101,33 @@ impl StagingPool {
             done.store(if outcome.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
         });
         let pool = self.clone();
-        let (device, buffer, name) = (device.clone(), Some(buffer), name.into());
-        PendingRead { device, buffer, parts, state, submission, pool, faults, name }
+        Ok(PendingRead { driver: driver.clone(), buffer: Some(buffer), parts, state, submission, pool })
     }
 }
 
 impl PendingRead {
     pub(crate) fn try_take(&mut self) -> Result<Option<Parts>> {
-        self.poll(wgpu::PollType::Poll)?;
+        self.driver.poll(wgpu::PollType::Poll)?;
         match self.state.load(Ordering::Acquire) {
             WAITING => Ok(None),
             _ => self.take().map(Some),
         }
     }
 
+    /// Waits, a little at a time: a device that hangs is declared lost by another thread, which nothing else would tell
+    /// this one. One that answers is waited for no longer than without.
     pub(crate) fn wait(mut self) -> Result<Parts> {
         while self.state.load(Ordering::Acquire) == WAITING {
-            self.poll(wgpu::PollType::Wait { submission_index: Some(self.submission.clone()), timeout: None })?;
+            let submission_index = Some(self.submission.clone());
+            self.driver.poll(wgpu::PollType::Wait { submission_index, timeout: Some(LOOK_AROUND) })?;
         }
         self.take()
     }
 
-    fn poll(&self, how: wgpu::PollType) -> Result<()> {
-        let outcome = self.device.poll(how);
-        self.faults.check(&self.name, "read")?;
-        outcome.map(drop).map_err(|error| self.failed(&error.to_string()))
-    }
-
-    fn failed(&self, reason: &str) -> Error {
-        Error::Driver { device: self.name.clone(), op: "read".into(), reason: reason.into() }
-    }
-
     fn take(&mut self) -> Result<Parts> {
-        self.faults.check(&self.name, "read")?;
-        let Some(buffer) = self.buffer.take() else { return Err(self.failed("taken twice")) };
-        let mapped = buffer.get_mapped_range(..).map_err(|error| self.failed(&error.to_string()))?;
+        self.driver.check("read")?;
+        let Some(buffer) = self.buffer.take() else { return Err(self.driver.failed("taken twice")) };
+        let mapped = buffer.get_mapped_range(..).map_err(|error| self.driver.failed(&error.to_string()))?;
         let parts = self.parts.iter().map(|&(at, bytes)| mapped[at..at + bytes].to_vec()).collect();
         drop(mapped);
         buffer.unmap();

@@ -1,5 +1,6 @@
 //! Pure functions over a recording, run at each flush before an executor sees it.
 
+mod coverage;
 mod elide;
 mod plan;
 

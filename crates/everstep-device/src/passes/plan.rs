@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::coverage::Coverage;
 use crate::{BufferId, Command, Error, Result, Slice, Work};
 
 /// Names a piece of an executor's memory.
@@ -48,6 +49,16 @@ pub struct Plan {
     pub fresh: Vec<BufferId>,
     /// How many commands were dropped because nothing needs what they write.
     pub dropped: usize,
+    // What is written of buffers that a lost device held.
+    rewritten: HashMap<BufferId, Coverage>,
+}
+
+impl Plan {
+    /// The memory that the commands touch.
+    pub fn memory(&self) -> HashSet<MemoryId> {
+        let places = self.commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
+        places.map(|place| place.memory).collect()
+    }
 }
 
 /// The size of the memory that serves a buffer of `bytes`: four classes per doubling, so at most a quarter is waste.
@@ -63,6 +74,10 @@ pub struct Allocator {
     resident: HashMap<BufferId, MemoryId>,
     sizes: Vec<usize>, // by MemoryId; 0 where the memory was given back
     free: BTreeMap<usize, BTreeSet<MemoryId>>,
+    // Buffers below this one lay on a device that was lost as the error says.
+    past: Option<(BufferId, Error)>,
+    // Of those, what was written since, until that is all of it.
+    rewritten: HashMap<BufferId, Coverage>,
 }
 
 impl Allocator {
@@ -70,6 +85,43 @@ impl Allocator {
     pub fn place(&self, slice: Slice) -> Option<Place> {
         let memory = *self.resident.get(&slice.buffer)?;
         Some(Place { memory, offset: slice.offset, bytes: slice.bytes })
+    }
+
+    /// As [`Allocator::place`].
+    ///
+    /// # Errors
+    /// Where `op` would read what nothing wrote: [`Error::DeviceLost`] where it lay on a device that was lost, else
+    /// [`Error::Unwritten`].
+    pub fn written_place(&self, op: &'static str, slice: Slice) -> Result<Place> {
+        let covered = self.rewritten.get(&slice.buffer).is_none_or(|written| written.contains(slice));
+        self.place(slice).filter(|_| covered).ok_or_else(|| self.unwritten(op, slice.buffer))
+    }
+
+    fn unwritten(&self, op: &'static str, buffer: BufferId) -> Error {
+        match &self.past {
+            Some((first, Error::DeviceLost { device, reason })) if buffer < *first => {
+                let reason = format!(
+                    "{reason}; `{op}` needs a tensor that lay on it and was not written anew: restore a state, or make it again"
+                );
+                Error::DeviceLost { device: device.clone(), reason }
+            }
+            _ => Error::Unwritten { op },
+        }
+    }
+
+    /// An empty one, for the device that comes after one that was lost as `error` says: buffers below `first` lay on that.
+    pub fn after_loss(first: BufferId, error: Error) -> Self {
+        Self { past: Some((first, error)), ..Self::default() }
+    }
+
+    /// After a recording has run: what it has written of buffers that a lost device held counts.
+    pub fn confirm(&mut self, plan: &mut Plan) {
+        for (buffer, written) in plan.rewritten.drain() {
+            match written.is_whole() {
+                true => self.rewritten.remove(&buffer),
+                false => self.rewritten.insert(buffer, written),
+            };
+        }
     }
 
     /// Bytes of all memory, in use or free.
@@ -81,6 +133,7 @@ impl Allocator {
     /// Takes the memory of buffers without handles back into the pool.
     pub fn release(&mut self, buffers: impl IntoIterator<Item = BufferId>) {
         for buffer in buffers {
+            self.rewritten.remove(&buffer);
             if let Some(memory) = self.resident.remove(&buffer) {
                 self.free.entry(self.sizes[memory.0]).or_default().insert(memory);
             }
@@ -114,7 +167,8 @@ impl Allocator {
     /// theirs is the memory that is shared.
     ///
     /// # Errors
-    /// [`Error::Unwritten`] where a command reads what nothing wrote.
+    /// [`Error::Unwritten`] where a command reads what nothing wrote, [`Error::DeviceLost`] where that lay on a device that
+    /// was lost.
     pub fn plan(
         &mut self,
         commands: Vec<Command>,
@@ -123,9 +177,12 @@ impl Allocator {
     ) -> Result<Plan> {
         let mut plan = Plan::default();
         let commands = drop_unneeded(commands, dead, &mut plan.dropped);
-        if let Err(error) = self.check_written(&commands) {
-            self.release(dead.iter().copied());
-            return Err(error);
+        match self.check_written(&commands, sizes) {
+            Ok(rewritten) => plan.rewritten = rewritten,
+            Err(error) => {
+                self.release(dead.iter().copied());
+                return Err(error);
+            }
         }
         plan.fresh = self.first_written(&commands, dead);
         let mut last_use: HashMap<BufferId, usize> = HashMap::new();
@@ -145,16 +202,35 @@ impl Allocator {
         Ok(plan)
     }
 
-    fn check_written(&self, commands: &[Command]) -> Result<()> {
+    /// Whether everything that is read is written before. Gives what is written of buffers that a lost device held: a
+    /// part of such a buffer says nothing of the others.
+    fn check_written(
+        &self,
+        commands: &[Command],
+        sizes: &HashMap<BufferId, usize>,
+    ) -> Result<HashMap<BufferId, Coverage>> {
         let mut written = HashSet::new();
+        let mut rewritten: HashMap<BufferId, Coverage> = HashMap::new();
+        let first = self.past.as_ref().map_or(BufferId(0), |(first, _)| *first);
         for command in commands {
-            let known = |slice: &Slice| written.contains(&slice.buffer) || self.resident.contains_key(&slice.buffer);
-            if !command.inputs.iter().all(known) {
-                return Err(Error::Unwritten { op: command.op });
+            let known = |slice: &Slice| match rewritten.get(&slice.buffer).or(self.rewritten.get(&slice.buffer)) {
+                Some(part) => part.contains(*slice),
+                None => written.contains(&slice.buffer) || self.resident.contains_key(&slice.buffer),
+            };
+            if let Some(missing) = command.reads().find(|slice| !known(slice)) {
+                return Err(self.unwritten(command.op, missing.buffer));
             }
-            written.extend(command.outputs.iter().map(|slice| slice.buffer));
+            for output in &command.outputs {
+                let id = output.buffer;
+                if id < first && (self.rewritten.contains_key(&id) || !self.resident.contains_key(&id)) {
+                    let begun = || self.rewritten.get(&id).cloned();
+                    let new = || Coverage::of(sizes.get(&id).copied().unwrap_or(usize::MAX));
+                    rewritten.entry(id).or_insert_with(|| begun().unwrap_or_else(new)).add(*output);
+                }
+                written.insert(id);
+            }
         }
-        Ok(())
+        Ok(rewritten)
     }
 
     fn first_written(&self, commands: &[Command], dead: &HashSet<BufferId>) -> Vec<BufferId> {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod kernels;
+mod loss;
 mod memory;
 mod programs;
 mod recording;

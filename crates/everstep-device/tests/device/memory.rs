@@ -120,3 +120,88 @@ fn dropped_memory_serves_again_and_trimming_gives_it_back() {
         }
     });
 }
+
+/// What a limit does, on devices of their own: the whole of a device's memory could not be asked for.
+fn limited(test: impl Fn(&Device)) {
+    let gpu = everstep_testing::gpu().map(|_| Device::isolated_gpu("").unwrap());
+    std::iter::once(Device::isolated_cpu()).chain(gpu).for_each(|device| test(&device));
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn out_of_memory_says_what_was_asked_for_and_what_was_there() {
+    limited(|device| {
+        let held = upload_words(device, &vec![1.0f32; MIB / 4]);
+        device.flush().unwrap();
+        let before = device.counters().memory_bytes;
+        device.limit_memory(before as usize + MIB / 2);
+        let _sum = add(&held, &held);
+        match device.flush() {
+            Err(Error::OutOfMemory { bytes, resident, device: name }) => {
+                assert!(
+                    bytes == MIB && resident >= MIB && name == device.to_string(),
+                    "{bytes} of {resident} on {name}"
+                );
+            }
+            other => panic!("{device}: {other:?}"),
+        }
+        assert_eq!(device.counters().memory_bytes, before, "{device}");
+        device.limit_memory(usize::MAX);
+        assert_eq!(words::<f32>(&add(&held, &held))[..3], [2.0; 3], "{device}");
+        // A loss comes before it.
+        device.limit_memory(0);
+        device.destroy();
+        let _sum = add(&held, &held);
+        assert!(matches!(device.flush(), Err(Error::DeviceLost { .. })), "{device}");
+        device.rebuild().unwrap();
+        upload_words(device, &[1.0f32; 64]);
+        device.flush().unwrap();
+    });
+}
+
+/// Where the pool is all that is in the way, it is given back, whatever the memory is for.
+#[test]
+fn the_pool_makes_room() {
+    limited(|device| {
+        let pooled = || {
+            device.limit_memory(usize::MAX);
+            device.trim().unwrap();
+            drop(upload_words(device, &vec![1.0f32; 3 * MIB / 4]));
+            let held = upload_words(device, &[0.5f32; 64]);
+            let large = upload_words(device, &vec![2.0f32; 3 * MIB / 4]);
+            device.flush().unwrap();
+            drop(large);
+            device.flush().unwrap();
+            held
+        };
+        // For a buffer, for the upload into one, for the way back of one.
+        for limit in [3 * MIB, 4 * MIB, 5 * MIB] {
+            let held = pooled();
+            device.limit_memory(limit + MIB / 2);
+            let large = upload_words(device, &vec![2.0f32; MIB / 4]);
+            assert_eq!(words::<f32>(&large)[..3], [2.0; 3], "{device}");
+            assert_eq!(words::<f32>(&held)[..3], [0.5; 3], "{device}");
+        }
+    });
+}
+
+/// A GPU's upload and read-back need memory of their own.
+#[test]
+fn no_room_for_a_transfer_is_out_of_memory_too() {
+    let Some(device) = everstep_testing::gpu().map(|_| Device::isolated_gpu("").unwrap()) else { return };
+    let held = upload_words(&device, &vec![1.0f32; MIB]);
+    device.flush().unwrap();
+    device.trim().unwrap();
+    let memory = device.counters().memory_bytes as usize;
+    device.limit_memory(memory + MIB + MIB / 2);
+    let lost = upload_words(&device, &vec![1.0f32; MIB / 4]);
+    let outcome = device.flush();
+    assert!(matches!(outcome, Err(Error::OutOfMemory { .. })), "an upload: {outcome:?}");
+    assert!(matches!(device.read(&[slice(&lost)]), Err(Error::Unwritten { .. })));
+    device.limit_memory(memory + MIB);
+    let outcome = device.read(&[slice(&held)]).map(drop);
+    assert!(matches!(outcome, Err(Error::OutOfMemory { .. })), "a read-back: {outcome:?}");
+    device.limit_memory(usize::MAX);
+    assert_eq!(words::<f32>(&held).len(), MIB);
+}
