@@ -12,6 +12,9 @@ use crate::{
     SampleSpec, Values,
 };
 
+/// Samples that a fingerprint looks at.
+const PROBED: usize = 16;
+
 /// Builds the batch that a cursor points at.
 pub(crate) struct Assembler {
     dataset: Arc<dyn Dataset>,
@@ -84,6 +87,36 @@ impl Assembler {
         catch_unwind(AssertUnwindSafe(|| self.gather(before, places, &reading)))
             .map_err(|panic| Error::DatasetPanic { index: reading.get(), message: message(&*panic) })?
             .map(|(x, y, ids)| HostBatch { x, y, ids, before, after })
+    }
+
+    /// A hash of some of the samples, spread evenly over the dataset, as they are in epoch 0: another dataset has another one.
+    ///
+    /// # Errors
+    /// What the dataset returns; [`Error::DatasetPanic`].
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let reading = Cell::new(0);
+        catch_unwind(AssertUnwindSafe(|| self.hash_samples(&reading)))
+            .map_err(|panic| Error::DatasetPanic { index: reading.get(), message: message(&*panic) })?
+    }
+
+    fn hash_samples(&self, reading: &Cell<usize>) -> Result<String> {
+        let mut hash = blake3::Hasher::new();
+        let probed = PROBED.min(self.samples);
+        for number in 0..probed {
+            let index = number * (self.samples - 1) / (probed - 1).max(1);
+            reading.set(index);
+            let (mut x, mut y) = (Field::new(&self.spec.x, 1)?, Field::new(&self.spec.y, 1)?);
+            let sample = SampleMut { x: x.values.field_mut(x.row(0)), y: y.values.field_mut(y.row(0)) };
+            self.dataset.read(At::index(index), sample)?;
+            hash.update(&self.dataset.id(index).to_le_bytes());
+            hash.update(&x.values.to_le_bytes());
+            hash.update(&y.values.to_le_bytes());
+        }
+        Ok(hash.finalize().to_hex()[..16].to_owned())
+    }
+
+    pub(crate) fn spec(&self) -> &SampleSpec {
+        &self.spec
     }
 
     fn gather(

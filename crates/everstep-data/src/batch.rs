@@ -5,7 +5,7 @@ use std::iter::FusedIterator;
 use everstep_device::Device;
 use everstep_tensor::{State, Tensor, Visit};
 
-use crate::{Cursor, Dataset, Epoch, HostBatch, HostLoader, HostTensor, LoaderConfig, Result, Values};
+use crate::{Cursor, DataDescription, Dataset, Epoch, HostBatch, HostLoader, HostTensor, LoaderConfig, Result, Values};
 
 impl HostTensor {
     /// The same tensor on `device`.
@@ -127,6 +127,14 @@ impl Loader {
     /// The number of samples in the dataset.
     pub fn samples(&self) -> usize {
         self.host.samples()
+    }
+
+    /// What batches depend on beside the cursor.
+    ///
+    /// # Errors
+    /// As [`HostLoader::describe`].
+    pub fn describe(&self) -> Result<DataDescription> {
+        self.host.describe()
     }
 
     /// The configuration.

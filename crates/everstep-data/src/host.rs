@@ -43,6 +43,14 @@ impl Values {
         }
     }
 
+    /// The values' bytes.
+    pub(crate) fn to_le_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::F32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::U32(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        }
+    }
+
     /// The values, where they are f32.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match self {

@@ -58,7 +58,7 @@ pub use error::{Error, IdxProblem, Result};
 pub use host::{HostBatch, HostTensor, Values};
 pub use idx::{IdxArray, IdxValues};
 pub use images::{ImageDataset, mnist};
-pub use loader::{Cursor, Epoch, HostLoader, LoaderConfig, MAX_PREFETCH};
+pub use loader::{Cursor, DataDescription, Epoch, HostLoader, LoaderConfig, MAX_PREFETCH};
 pub use memory::InMemoryDataset;
 pub use permutation::Permutation;
 pub use subset::Subset;

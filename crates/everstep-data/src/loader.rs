@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assemble::Assembler;
 use crate::worker::Worker;
-use crate::{Dataset, Error, HostBatch, Result};
+use crate::{Dataset, Error, FieldSpec, HostBatch, Result};
 
 /// The largest [`LoaderConfig::prefetch`].
 pub const MAX_PREFETCH: usize = 1024;
@@ -73,6 +73,26 @@ impl Cursor {
     pub(crate) fn next_epoch(self) -> Self {
         Self { epoch: self.epoch.wrapping_add(1), position: 0, ..self }
     }
+}
+
+/// What the batches of a loader depend on beside its cursor: two loaders of equal descriptions give the same batches, unless
+/// their data differ in samples that the fingerprint does not look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataDescription {
+    /// Samples in the dataset.
+    pub samples: usize,
+    /// Element type and shape of a sample's input.
+    pub x: String,
+    /// Element type and shape of a sample's target.
+    pub y: String,
+    /// Samples in a batch.
+    pub batch_size: usize,
+    /// The seed of the shuffle.
+    pub shuffle: Option<u64>,
+    /// Whether a last batch that is not full is left out.
+    pub drop_last: bool,
+    /// A hash of sixteen samples and their ids.
+    pub values_hash: String,
 }
 
 /// Gives a dataset's samples in batches, epoch after epoch, in the host's memory.
@@ -142,6 +162,25 @@ impl HostLoader {
     /// The number of samples in the dataset.
     pub fn samples(&self) -> usize {
         self.assembler.samples()
+    }
+
+    /// What batches depend on beside the cursor.
+    ///
+    /// # Errors
+    /// What the dataset returns for the samples of the fingerprint; [`Error::DatasetPanic`].
+    pub fn describe(&self) -> Result<DataDescription> {
+        let field = |field: &FieldSpec| format!("{} {:?}", field.element, field.shape);
+        let LoaderConfig { batch_size, shuffle, drop_last, .. } = self.config;
+        let spec = self.assembler.spec();
+        Ok(DataDescription {
+            samples: self.samples(),
+            x: field(&spec.x),
+            y: field(&spec.y),
+            batch_size,
+            shuffle,
+            drop_last,
+            values_hash: self.assembler.fingerprint()?,
+        })
     }
 
     /// The configuration.

@@ -280,7 +280,21 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 pub fn load_safetensors(module: &impl Module, path: impl AsRef<Path>, options: &LoadOptions) -> Result<LoadReport> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(|error| file_error(path, "read", &error))?;
-    let file = SafeTensors::deserialize(&bytes)
+    load_safetensors_bytes(module, &bytes, path, options)
+}
+
+/// As [`load_safetensors`], of a file that is in memory; errors call it `path`.
+///
+/// # Errors
+/// As [`load_safetensors`].
+pub fn load_safetensors_bytes(
+    module: &impl Module,
+    bytes: &[u8],
+    path: impl AsRef<Path>,
+    options: &LoadOptions,
+) -> Result<LoadReport> {
+    let path = path.as_ref();
+    let file = SafeTensors::deserialize(bytes)
         .map_err(|error| Error::Format { path: path.into(), reason: error.to_string() })?;
     // The file's own order is that of a hash table.
     let mut keys = file.names();

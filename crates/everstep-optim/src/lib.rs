@@ -19,6 +19,7 @@ pub use error::{Error, Result};
 pub use groups::Groups;
 pub use optimizer::Optimizer;
 pub use plateau::{Better, Plateau, ReduceOnPlateau, Threshold};
+pub use rates::{Adjustments, Settings};
 pub use rmsprop::Rmsprop;
 pub use rule::{Rule, Span};
 pub use schedule::{LearningRate, Schedule};

@@ -9,7 +9,7 @@ use everstep_nn::Module;
 use everstep_tensor::{Arena, LossScale, Parameter, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit};
 
 use crate::error::check;
-use crate::rates::{Anew, Rates};
+use crate::rates::{Adjustments, Anew, Rates, Settings};
 use crate::{Error, LearningRate, Plateau, ReduceOnPlateau, Result, Rule, Span};
 
 /// Updates the parameters of a model, one judged step at a time.
@@ -153,14 +153,14 @@ impl Optimizer {
     /// not finite is refused.
     #[must_use]
     pub fn schedule(mut self, schedule: impl LearningRate) -> Self {
-        self.rates.schedule = Box::new(schedule);
+        (self.rates.schedule, self.rates.constant) = (Box::new(schedule), None);
         self.schedule_changed = true;
         self
     }
 
     /// One learning rate for all groups from the next step on.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.rates.schedule = Box::new(move |_| learning_rate);
+        self.rates.constant = Some(learning_rate);
         self.schedule_changed = true;
     }
 
@@ -394,6 +394,34 @@ impl Optimizer {
     /// How steps are judged.
     pub fn options(&self) -> StepOptions {
         self.options
+    }
+
+    /// The rule of each group.
+    pub fn rules(&self) -> &[Box<dyn Rule>] {
+        &self.rules
+    }
+
+    /// The largest magnitude of a gradient's element, `f32::MAX` where there is no limit.
+    pub fn clip_limit(&self) -> f32 {
+        self.clip_value
+    }
+
+    /// The schedule's rate of the first group after 0, 1, 2, 5, 10, .. 500,000 committed steps, whatever was done to it: two
+    /// schedules that differ most likely differ here.
+    pub fn schedule_samples(&self) -> Vec<f64> {
+        let steps = std::iter::once(0).chain((0..6).flat_map(|power| [1, 2, 5].map(|digit| digit * 10u64.pow(power))));
+        let base = self.rules.first().map_or(0.0, |rule| rule.learning_rate());
+        steps.map(|step| self.rates.schedule.rate(step, base)).collect()
+    }
+
+    /// What the program has set while the run goes on: part of a checkpoint.
+    pub fn settings(&mut self) -> Settings<'_> {
+        Settings { rates: &mut self.rates, plateau: &mut self.plateau, changed: &mut self.schedule_changed }
+    }
+
+    /// What was done to the learning rate because of faults: kept by a restore, and part of a checkpoint.
+    pub fn adjustments(&mut self) -> Adjustments<'_> {
+        Adjustments { rates: &mut self.rates, changed: &mut self.schedule_changed }
     }
 
     /// The gate.

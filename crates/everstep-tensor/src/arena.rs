@@ -12,6 +12,9 @@ use everstep_device::{ALIGNMENT, Buffer, DType, Device, Layout, Region, Shape};
 use crate::{Error, Parameter, Result, RunningBuffer, State, Tensor, Visit};
 
 /// Parameters in contiguous buffers, group after group. While it lives, it owns them.
+///
+/// After a loss of its device ([`Device::rebuild`]) a restored snapshot brings it back; until then what reads it is
+/// [`everstep_device::Error::DeviceLost`].
 pub struct Arena {
     device: Device,
     parameters: Vec<Parameter>,
@@ -22,6 +25,8 @@ pub struct Arena {
     values: Buffer,
     gradients: Buffer,
     running: Option<Running>,
+    // The device's failed recordings, losses among them, when the gradients were last zeroed as a whole.
+    failures: u64,
     // Parameters hold this weakly, to know whether their arena still lives.
     _owner: Arc<()>,
 }
@@ -79,9 +84,10 @@ impl Arena {
         let values = device.windowed_buffer("arena", elements * 4)?;
         let gradients = device.windowed_buffer("arena", elements * 4)?;
         let owner = Arc::new(());
-        let (groups, running) = (ranges, None);
+        let (groups, running, failures) = (ranges, None, device.failures());
+        let _owner = owner.clone();
         let mut arena =
-            Self { device, parameters, slots, groups, elements, values, gradients, running, _owner: owner.clone() };
+            Self { device, parameters, slots, groups, elements, values, gradients, running, failures, _owner };
         arena.zero(&arena.values, elements)?;
         arena.zero(&arena.gradients, elements)?;
         let (running, places) = arena.running_of(buffers)?;
@@ -130,6 +136,17 @@ impl Arena {
         self.running.as_ref().map_or(&[], |running| &running.buffers)
     }
 
+    /// The first element of each running buffer's slot.
+    pub fn buffer_starts(&self) -> Vec<usize> {
+        let mut next = 0;
+        let start = |buffer: &RunningBuffer| {
+            let start = next;
+            next += buffer.shape().count().next_multiple_of(STEP);
+            start
+        };
+        self.buffers().iter().map(start).collect()
+    }
+
     fn slot(&self, buffer: &Buffer, start: usize, shape: &Shape) -> Result<Tensor> {
         let region = self.part(buffer, start, shape.count())?;
         Ok(Tensor::over(region, Layout::contiguous(*shape), DType::F32))
@@ -148,6 +165,11 @@ impl Arena {
     /// The parameters, in the order of their slots.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// The range of elements of each parameter's slot in every buffer of the arena's size, padding included.
+    pub fn slots(&self) -> &[Range<usize>] {
+        &self.slots
     }
 
     /// The range of elements of each group.
@@ -263,6 +285,12 @@ impl State for Arena {
     fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
         self.visit_buffers(visit)?;
         if visit.is_restore() {
+            let failures = self.device.failures();
+            if failures != self.failures {
+                // After a loss there is nothing between the slots, which the judgement of a step reads with them.
+                self.zero(&self.gradients, self.elements)?;
+                self.failures = failures;
+            }
             self.parameters.iter().for_each(Parameter::zero_grad);
             self.mark_changed();
         }

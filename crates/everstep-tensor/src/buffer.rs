@@ -15,6 +15,9 @@ use crate::{Error, Result, Tensor};
 /// Under an optimizer it exists twice. [`RunningBuffer::write`] changes the pending one; the end of the step makes it the
 /// committed one, or, where the step is refused, undoes it, on the device. Without an optimizer there is no transaction,
 /// and a write counts at once.
+///
+/// Where its device is lost, a restored snapshot of its optimizer brings the values back. Without an optimizer they are gone:
+/// its use is [`everstep_device::Error::DeviceLost`] until [`RunningBuffer::set`].
 #[derive(Clone)]
 pub struct RunningBuffer(Arc<Mutex<State>>);
 

@@ -33,7 +33,7 @@ pub use ops::attention::AttentionOptions;
 pub use ops::cross_entropy_with::{CrossEntropyOptions, RowReduction};
 pub use parameter::{Draw, Parameter, RandomStream};
 pub use probe::{Phase, Probe, Seen, with_probe};
-pub use state::{Snapshot, State, Visit};
+pub use state::{Snapshot, State, Visit, buffer_sizes};
 pub use step::{LossScale, StepGate, StepOptions};
 pub use tensor::{Tensor, TensorRead};
 pub use window::{ConvOptions, Pair, PoolOptions};

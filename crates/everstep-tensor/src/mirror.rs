@@ -1,8 +1,8 @@
 //! Snapshots in the host's memory: what outlives a device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use everstep_device::{Command, Device, Readback, Work};
+use everstep_device::{Buffer, Command, Device, Readback, Work};
 use serde_json::Value;
 
 use crate::{Result, Snapshot};
@@ -17,9 +17,10 @@ pub struct HostSnapshot {
 /// A copy into the host's memory under way.
 #[must_use = "a copy that is dropped never arrives"]
 pub struct Download {
-    names: Vec<String>,
-    readback: Option<Readback>,
-    values: BTreeMap<String, Value>,
+    // Each buffer by itself: a driver's memory for read-backs may hold no more than the largest.
+    waiting: VecDeque<(String, Readback)>,
+    arrived: BTreeMap<String, Vec<u8>>,
+    values: Option<BTreeMap<String, Value>>,
 }
 
 impl Snapshot {
@@ -28,29 +29,62 @@ impl Snapshot {
     /// # Errors
     /// Those of the recording.
     pub fn download(&self) -> Result<Download> {
-        let names = self.buffers().keys().cloned().collect();
-        let slices: Vec<_> = self.buffers().values().map(|buffer| buffer.region().slice()).collect();
-        let device = self.buffers().values().next().map(|buffer| buffer.device());
-        let readback = device.map(|device| device.read_unchecked(&slices)).transpose()?;
-        Ok(Download { names, readback, values: self.values().clone() })
+        let read = |(name, buffer): (&String, &Buffer)| {
+            Ok((name.clone(), buffer.device().read_unchecked(&[buffer.region().slice()])?))
+        };
+        let waiting = self.buffers().iter().map(read).collect::<Result<_>>()?;
+        Ok(Download { waiting, arrived: BTreeMap::new(), values: Some(self.values().clone()) })
     }
 }
 
 impl Download {
+    /// Waits for the copy; `None` where it was taken before.
+    ///
+    /// # Errors
+    /// As [`Download::try_take`].
+    pub fn wait(mut self) -> Result<Option<HostSnapshot>> {
+        while let Some((name, readback)) = self.waiting.pop_front() {
+            self.arrived.insert(name, readback.pace()?.into_iter().next().unwrap_or_default());
+        }
+        Ok(self.take())
+    }
+
     /// The copy, if it has arrived; afterwards `None` for ever.
     ///
     /// # Errors
     /// [`everstep_device::Error::DeviceLost`].
     pub fn try_take(&mut self) -> Result<Option<HostSnapshot>> {
-        let Some(readback) = &mut self.readback else { return Ok(None) };
-        let Some(parts) = readback.try_take()? else { return Ok(None) };
-        self.readback = None;
-        let buffers = std::mem::take(&mut self.names).into_iter().zip(parts).collect();
-        Ok(Some(HostSnapshot { buffers, values: std::mem::take(&mut self.values) }))
+        while let Some((name, readback)) = self.waiting.front_mut() {
+            let Some(parts) = readback.try_take()? else { return Ok(None) };
+            let name = std::mem::take(name);
+            self.arrived.insert(name, parts.into_iter().next().unwrap_or_default());
+            self.waiting.pop_front();
+        }
+        Ok(self.take())
+    }
+
+    fn take(&mut self) -> Option<HostSnapshot> {
+        let values = self.values.take()?;
+        Some(HostSnapshot { buffers: std::mem::take(&mut self.arrived), values })
     }
 }
 
 impl HostSnapshot {
+    /// Of what was read from somewhere else.
+    pub fn new(buffers: BTreeMap<String, Vec<u8>>, values: BTreeMap<String, Value>) -> Self {
+        Self { buffers, values }
+    }
+
+    /// The buffers' bytes by the names of their parts.
+    pub fn buffers(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.buffers
+    }
+
+    /// The values by the names of their parts.
+    pub fn values(&self) -> &BTreeMap<String, Value> {
+        &self.values
+    }
+
     /// The same on `device`, to be restored.
     ///
     /// # Errors
@@ -75,6 +109,6 @@ impl HostSnapshot {
 
 impl std::fmt::Debug for Download {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Download({} buffers)", self.names.len())
+        write!(f, "Download({} buffers under way)", self.waiting.len())
     }
 }

@@ -12,6 +12,9 @@ use crate::{Error, Result, Tensor};
 
 /// A tensor that is learned: a stable handle, whatever buffer holds its values. Clones are the same parameter, so two
 /// layers that hold clones are tied.
+///
+/// Where its device is lost, a restored snapshot of its optimizer brings the values back. Those of a parameter without an
+/// optimizer are gone: its use is [`everstep_device::Error::DeviceLost`] until [`Parameter::set`].
 #[derive(Clone)]
 pub struct Parameter(Arc<Leaf>);
 
@@ -285,10 +288,10 @@ pub struct RandomStream(Arc<Mutex<StreamState>>);
 
 struct StreamState {
     generator: Generator,
-    // The optimizer's words on the device of which one is the step, and its number of the step under way.
+    // The optimizer's words on the device of which one is the step, and its number of the attempt under way.
     adopted: Option<(Tensor, usize, Arc<AtomicU64>)>,
-    // A step of 0 for draws elsewhere.
-    zero: Option<Tensor>,
+    // A step of 0 for draws elsewhere, and the device's failed recordings before it: a later one, or a loss, may have taken it.
+    zero: Option<(Tensor, u64)>,
     attempt: u64,
     calls: u32,
 }
@@ -316,6 +319,12 @@ impl RandomStream {
         Self(Arc::new(Mutex::new(state)))
     }
 
+    /// The key of its numbers: seed and stream.
+    pub fn key(&self) -> (u64, u32) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.generator.seed(), state.generator.stream())
+    }
+
     /// The next draw, on `device`.
     pub fn draw(&self, device: &Device) -> Result<Draw> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,10 +338,12 @@ impl RandomStream {
                 (steps, step_offset)
             }
             None => {
-                let known = state.zero.clone().filter(|zero| zero.device().is(device));
-                let zero = known.map_or_else(|| Tensor::scalar(0u32, device), Ok)?;
+                let failures = device.failures();
+                let holds = |(zero, at): &(Tensor, u64)| zero.device().is(device) && *at == failures;
+                let known = state.zero.clone().filter(holds);
+                let zero = known.map_or_else(|| Ok::<_, Error>((Tensor::scalar(0u32, device)?, failures)), Ok)?;
                 state.zero = Some(zero.clone());
-                (zero, 0)
+                (zero.0, 0)
             }
         };
         let call = state.calls;
@@ -341,7 +352,8 @@ impl RandomStream {
         Ok(Draw { seed, stream, call, steps, step_offset })
     }
 
-    /// Counts by a word on the device from now on; `attempts` is the host's number of the step under way.
+    /// Counts by a word on the device from now on; `attempts` is the host's number of the attempt under way, which each
+    /// judgement and each restore changes.
     pub(crate) fn adopt(&self, steps: &Tensor, step_offset: usize, attempts: &Arc<AtomicU64>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.attempt = attempts.load(Ordering::Relaxed);

@@ -70,6 +70,8 @@ enum Walk<'a> {
     Save(&'a mut Snapshot),
     // Whether a restore could do all of its work.
     Check(&'a Snapshot),
+    // The size of each buffer.
+    Measure(&'a mut BTreeMap<String, usize>),
     Restore(&'a Snapshot),
 }
 
@@ -104,6 +106,10 @@ impl Visit<'_> {
                 snapshot.buffers.insert(name, copy);
                 Ok(())
             }
+            Walk::Measure(sizes) => {
+                sizes.insert(name, buffer.bytes());
+                Ok(())
+            }
             Walk::Check(snapshot) => {
                 let copy = snapshot.buffers.get(&name).ok_or_else(|| missing(&name))?;
                 let problem = match copy.device().is(buffer.device()) {
@@ -136,6 +142,7 @@ impl Visit<'_> {
                 T::deserialize(&json).map_err(failed)?;
                 snapshot.values.insert(name, json);
             }
+            Walk::Measure(_) => {}
             Walk::Check(snapshot) => {
                 let json = snapshot.values.get(&name).ok_or_else(|| missing(&name))?;
                 T::deserialize(json).map_err(failed)?;
@@ -174,6 +181,16 @@ impl Visit<'_> {
     }
 }
 
+/// The bytes of each buffer of `state`, by the names of their parts.
+///
+/// # Errors
+/// Those of the state.
+pub fn buffer_sizes(state: &mut dyn State) -> Result<BTreeMap<String, usize>> {
+    let mut sizes = BTreeMap::new();
+    state.visit(&mut Visit { path: String::new(), walk: Walk::Measure(&mut sizes) })?;
+    Ok(sizes)
+}
+
 fn missing(part: &str) -> Error {
     Error::State { part: part.into(), problem: "is not in the snapshot".into() }
 }
@@ -208,6 +225,15 @@ impl Snapshot {
         self.values.clear();
         state.visit(&mut Visit { path: String::new(), walk: Walk::Save(self) })?;
         self.flush()
+    }
+
+    /// Copies `part` in the place of what it holds under `name`, and leaves the rest: for what is known of that moment only
+    /// later. It must have no buffers, which are as of now.
+    ///
+    /// # Errors
+    /// [`Error::State`].
+    pub fn amend(&mut self, name: &str, part: &mut dyn State) -> Result<()> {
+        Visit { path: String::new(), walk: Walk::Save(self) }.within(name, part)
     }
 
     /// Replaces `state` by its copy. Nothing is changed unless everything fits.

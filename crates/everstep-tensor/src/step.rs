@@ -113,7 +113,9 @@ pub struct StepGate {
     // The record of the step judged last.
     record: Option<Tensor>,
     waiting: VecDeque<Readback>,
-    attempts: Arc<AtomicU64>,
+    attempts: u64,
+    // Judgements and restores: what is drawn at random within a step begins anew at each.
+    moments: Arc<AtomicU64>,
     // Steps committed as far as delivered records tell.
     committed: u64,
     // Whether a delivered record says that the state has partly been written.
@@ -142,7 +144,8 @@ impl StepGate {
             options,
             record: None,
             waiting: VecDeque::new(),
-            attempts: Arc::default(),
+            attempts: 0,
+            moments: Arc::default(),
             committed: 0,
             tentative: false,
             schedule: 0..0,
@@ -176,7 +179,7 @@ impl StepGate {
 
     /// Steps judged so far, refused ones included.
     pub fn attempts(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed)
+        self.attempts
     }
 
     /// Steps committed as far as delivered records tell.
@@ -204,7 +207,7 @@ impl StepGate {
 
     /// Lets a layer's random numbers count by committed steps: a refused step that runs again draws the same.
     pub fn adopt(&self, stream: &RandomStream) {
-        stream.adopt(&self.control, control::COMMITTED, &self.attempts);
+        stream.adopt(&self.control, control::COMMITTED, &self.moments);
     }
 
     /// Writes `words` into the control block at word `at`.
@@ -309,7 +312,8 @@ impl StepGate {
             outputs: vec![self.control.slice_of_buffer(), self.device.status(), record.slice_of_buffer()],
         })?;
         self.record = Some(record);
-        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.attempts += 1;
+        self.moments.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -440,15 +444,23 @@ impl StepGate {
         self.waiting.clear();
         self.record = None;
         self.tentative = false;
+        // A step that failed halfway may have drawn already.
+        self.moments.fetch_add(1, Ordering::Relaxed);
+        // Unchecked: a status that some forward pass has left is about work that is void now.
+        let words = [self.words(control::COMMITTED, 1), self.words(control::ATTEMPT, 1)];
+        let parts = self.device.read_unchecked(&words)?.wait()?;
+        let word =
+            |index: usize| parts.get(index).and_then(|bytes| bytes.first_chunk().copied().map(u32::from_le_bytes));
+        self.committed = word(0).unwrap_or_default().into();
+        // Those of another process count on, too.
+        self.attempts = self.attempts.max(word(1).unwrap_or_default().into());
         self.write(control::ATTEMPT, &[self.attempts() as u32])?;
         self.write(control::HELD, &[0])?;
         self.write(control::TENTATIVE, &[0])?;
-        // Unchecked: a status that some forward pass has left is about work that is void now.
-        let parts = self.device.read_unchecked(&[self.words(control::COMMITTED, 1)])?.wait()?;
-        let committed = parts.first().and_then(|bytes| bytes.first_chunk()).copied().map(u32::from_le_bytes);
-        self.committed = committed.unwrap_or_default().into();
         // The rows on the device may follow a schedule of that time.
         self.schedule = 0..0;
+        // All of it has run: what earlier failures took is here again.
+        self.failures = self.device.failures();
         Ok(())
     }
 

@@ -5,6 +5,7 @@ mod buffers;
 mod common;
 mod detection;
 mod determinism;
+mod device_loss;
 mod errors;
 mod groups;
 mod hold;

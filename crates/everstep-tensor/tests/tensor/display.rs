@@ -66,7 +66,7 @@ fn debug_reads_nothing_back() {
     let x = Tensor::ones(&[2, 3], &device).unwrap();
     let y = x.requires_grad().unwrap().exp().unwrap();
     let before = device.counters();
-    let name = &device.info().name;
+    let name = device.info().name.clone();
     assert_eq!(format!("{x:?}"), format!("Tensor(f32[2, 3], {name})"));
     assert_eq!(format!("{y:?}"), format!("Tensor(f32[2, 3], {name}, on tape)"));
     assert_eq!(device.counters(), before);
