@@ -5,6 +5,7 @@ use std::fmt;
 use everstep_data::{Batch, Cursor, Loader};
 use everstep_tensor::{State, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Result;
 
@@ -28,6 +29,15 @@ pub trait Batches: State {
     /// # Errors
     /// For a place that there is not.
     fn seek(&mut self, cursor: Cursor) -> Result<()>;
+
+    /// What must be the same for a run to go on with a checkpoint: the data and how batches are made of them. Nothing by
+    /// default.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    fn identity(&self) -> Result<Value> {
+        Ok(Value::Null)
+    }
 
     /// The ids of the batch's samples, in their order; empty where they have none: then no sample can be found out.
     fn samples(batch: &Self::Batch) -> &[u64] {
@@ -66,6 +76,11 @@ impl Batches for Loader {
         Ok(Loader::seek(self, cursor)?)
     }
 
+    fn identity(&self) -> Result<Value> {
+        let description = self.describe()?;
+        Ok(serde_json::to_value(description).unwrap_or_default())
+    }
+
     fn samples(batch: &Batch) -> &[u64] {
         &batch.ids
     }
@@ -97,6 +112,10 @@ macro_rules! forward {
 
         fn seek(&mut $self, cursor: Cursor) -> Result<()> {
             $place.seek(cursor)
+        }
+
+        fn identity(&$self) -> Result<Value> {
+            $place.identity()
         }
 
         fn samples(batch: &Self::Batch) -> &[u64] {

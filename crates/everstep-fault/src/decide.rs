@@ -3,12 +3,12 @@
 use std::fmt;
 
 use everstep_tensor::{Record, fault};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Answer, Cause, Policy, Slow};
 
 /// What has been done about an incident, or in a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Steps run again from the state before them.
     pub replays: u32,

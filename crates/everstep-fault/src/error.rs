@@ -2,6 +2,7 @@
 
 use everstep_tensor::Record;
 
+use crate::checkpoint::CheckpointError;
 use crate::{Budget, Place, Tally};
 
 /// Result of a guard's call.
@@ -23,8 +24,11 @@ pub enum Error {
     /// The data could not be read.
     #[error(transparent)]
     Data(Box<everstep_data::Error>),
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] Box<CheckpointError>),
     /// A setting with which nothing can be guarded.
-    #[error("Policy: `{field}` must be {rule}")]
+    #[error("`{field}` must be {rule}")]
     Setting {
         /// The field.
         field: &'static str,
@@ -49,6 +53,32 @@ pub enum Error {
         /// What reading or writing it says.
         problem: String,
     },
+    /// A checkpoint of another model, optimizer or data set.
+    #[error(
+        "the checkpoint is of another run: {difference}; go on with what it was made with, or take over the weights that fit \
+         with `load_weights`"
+    )]
+    Changed {
+        /// What is different.
+        difference: String,
+    },
+    /// A folder without checkpoints.
+    #[error("{folder}: there is no checkpoint")]
+    NothingSaved {
+        /// The folder.
+        folder: std::path::PathBuf,
+    },
+    /// A guard without checkpoints was asked for one.
+    #[error("this guard has no checkpoints: make it with `Guard::resume_or_new` or `Guard::with_checkpoints`")]
+    NoCheckpoints,
+    /// A checkpoint that could not be written.
+    #[error(
+        "a checkpoint could not be saved: {problem}; the earlier ones are as they were, and the next save tries again"
+    )]
+    Writer {
+        /// What went wrong.
+        problem: String,
+    },
     /// A fault that the policy does not recover from. The state is that before the refused step, or, where the update had
     /// partly been written or that state is suspect itself, that of the newest snapshot before it.
     #[error(
@@ -67,6 +97,30 @@ pub enum Error {
         /// What was done about the incident.
         tally: Tally,
     },
+    /// The run was asked to stop, and did so after a step: no fault.
+    #[error(
+        "stopped as asked; {}; run the same command to go on",
+        match (.generation, .problem) {
+            (Some(generation), None) => format!("the state is saved as generation {generation}"),
+            (None, None) => "nothing was saved, as the run keeps no checkpoints".to_owned(),
+            (Some(generation), Some(problem)) => {
+                format!("the last steps could not be saved ({problem}), generation {generation} is the newest")
+            }
+            (None, Some(problem)) => format!("nothing could be saved: {problem}"),
+        }
+    )]
+    Stopped {
+        /// The generation that holds the state; `None` for a run that keeps none.
+        generation: Option<u64>,
+        /// Why the last state could not be saved.
+        problem: Option<String>,
+    },
+    /// The process cannot listen to signals.
+    #[error("signals cannot be listened to: {problem}")]
+    Signals {
+        /// What the system says, or that the program listens already.
+        problem: String,
+    },
 }
 
 impl From<everstep_nn::Error> for Error {
@@ -84,5 +138,11 @@ impl From<everstep_optim::Error> for Error {
 impl From<everstep_data::Error> for Error {
     fn from(error: everstep_data::Error) -> Self {
         Self::Data(Box::new(error))
+    }
+}
+
+impl From<CheckpointError> for Error {
+    fn from(error: CheckpointError) -> Self {
+        Self::Checkpoint(Box::new(error))
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use everstep_tensor::Record;
 use serde::Serialize;
 
-use crate::{Budget, Cause, Diagnosis, Place, Slow};
+use crate::{Budget, Cause, Diagnosis, Place, Slow, Stall};
 
 /// Something that a program may want to show or keep.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -94,6 +94,62 @@ pub enum Event {
         /// The step.
         place: Place,
     },
+    /// The run stands, or stood, still for longer than is usual.
+    Stalled {
+        /// At what.
+        stall: Stall,
+    },
+    /// The device is gone, and what lay on it.
+    DeviceLost {
+        /// What its driver says.
+        reason: String,
+        /// The step.
+        place: Place,
+    },
+    /// A device was set up anew, with the state of a snapshot.
+    DeviceRebuilt {
+        /// Its name.
+        device: String,
+        /// The attempt after which the snapshot was taken.
+        attempt: u64,
+        /// The step that comes next.
+        to: Place,
+    },
+    /// The run goes on with the CPU engine.
+    FellBackToCpu {
+        /// Why no device was set up.
+        reason: String,
+    },
+    /// The run goes on from a checkpoint.
+    Resumed {
+        /// Its generation.
+        generation: u64,
+        /// The step that comes next.
+        to: Place,
+        /// What is another device than the one that saved it: the same bits are not to be expected then.
+        device_changed: Option<String>,
+    },
+    /// A generation of the checkpoint cannot be used, and an older one is.
+    GenerationDamaged {
+        /// The generation.
+        generation: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The state was saved.
+    Saved {
+        /// Its generation.
+        generation: u64,
+        /// Its size.
+        bytes: u64,
+        /// How long it took.
+        milliseconds: u64,
+    },
+    /// The state could not be saved; the run goes on, and tries again.
+    SaveFailed {
+        /// Why.
+        problem: String,
+    },
 }
 
 /// As a sentence for a person.
@@ -118,6 +174,25 @@ impl fmt::Display for Event {
             Self::Recovered { diagnosis } => write!(f, "recovered from {diagnosis} ({})", diagnosis.tally),
             Self::GaveUp { budget, diagnosis } => write!(f, "given up ({budget}): {diagnosis}"),
             Self::Injected { fault, place } => write!(f, "{place}: planned fault: {fault}"),
+            Self::Stalled { stall } => stall.fmt(f),
+            Self::DeviceLost { reason, place } => write!(f, "{place}: the device was lost: {reason}"),
+            Self::DeviceRebuilt { device, attempt, to } => {
+                write!(f, "{device} was set up anew with the state after attempt {attempt}; {to} comes next")
+            }
+            Self::FellBackToCpu { reason } => write!(f, "the run goes on with the CPU engine: {reason}"),
+            Self::Resumed { generation, to, device_changed: None } => {
+                write!(f, "resumed from generation {generation}; {to} comes next")
+            }
+            Self::Resumed { generation, to, device_changed: Some(change) } => {
+                write!(f, "resumed from generation {generation} on another device ({change}); {to} comes next")
+            }
+            Self::GenerationDamaged { generation, problem } => {
+                write!(f, "generation {generation} cannot be used: {problem}")
+            }
+            Self::Saved { generation, bytes, milliseconds } => {
+                write!(f, "saved as generation {generation}: {bytes} bytes in {milliseconds} ms")
+            }
+            Self::SaveFailed { problem } => write!(f, "the state could not be saved: {problem}"),
         }
     }
 }

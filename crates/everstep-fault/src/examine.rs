@@ -4,9 +4,9 @@
 
 use everstep_tensor::{Snapshot, Tensor, control, fault};
 
-use crate::guard::Whole;
 use crate::recover::Case;
-use crate::{Batches, Cause, Error, Event, Guard, Origin, Place, Result};
+use crate::state::Whole;
+use crate::{Batches, Cause, Error, Event, Guard, Origin, Phase, Place, Result};
 
 /// Samples that a search may find; more are no longer single samples.
 const MOST_SAMPLES: usize = 4;
@@ -43,7 +43,7 @@ impl Guard {
         forward: &mut impl FnMut(&B::Batch) -> Result<Tensor, E>,
     ) -> Result<(), E> {
         let place = case.place;
-        let other = match self.last_healthy.filter(|other| other.step != place.step) {
+        let other = match self.seen.last_healthy.filter(|other| other.step != place.step) {
             Some(other) => Some(other),
             None => self.next_place(place, batches)?,
         };
@@ -95,13 +95,15 @@ impl Guard {
     ) -> Result<Trial, E> {
         batches.seek(place.cursor)?;
         let clean = Trial { is_faulty: false, found: Vec::new() };
-        let Some(mut batch) = batches.next_batch()? else { return Ok(clean) };
-        if let Some(rows) = rows {
-            match B::part(&batch, rows)? {
-                Some(part) => batch = part,
-                None => return Ok(clean),
-            }
-        }
+        let Some(batch) = batches.next_batch()? else { return Ok(clean) };
+        let batch = match rows {
+            Some(rows) => B::part(&batch, rows)?,
+            // What is left out of steps would spoil a trial as well.
+            None => self.without_quarantined::<B>(batch)?,
+        };
+        let Some(mut batch) = batch else { return Ok(clean) };
+        // A look at every op takes as long as it takes.
+        self.enter(if looks { Phase::Outside } else { Phase::Computing });
         self.optimizer.hold().map_err(Error::from)?;
         let found = self.attempt::<B, E>(place, &mut batch, forward, looks)?;
         self.collect()?;
@@ -127,8 +129,8 @@ impl Guard {
         let Some(newest) = kept.len().checked_sub(1) else { return Ok(None) };
         let Some(index) = kept.iter().position(|(attempt, _)| *attempt >= warm) else { return Ok(None) };
         let mut present = Snapshot::default();
-        let Self { optimizer, progress, ring, .. } = self;
-        let mut whole = Whole { optimizer, progress, batches };
+        let Self { optimizer, progress, seen, ring, .. } = self;
+        let mut whole = Whole { optimizer, progress, seen, batches, memory: None };
         present.save(&mut whole).map_err(Error::from)?;
         ring.look_back(newest - index, &mut whole).map_err(Error::from)?;
         let control = self.optimizer.gate().read_control().map_err(Error::from)?;
@@ -139,8 +141,9 @@ impl Guard {
             false => Ok(None),
         };
         self.optimizer.zero_grad();
-        let Self { optimizer, progress, .. } = self;
-        present.restore(&mut Whole { optimizer, progress, batches }).map_err(Error::from)?;
+        let Self { optimizer, progress, seen, .. } = self;
+        let mut whole = Whole { optimizer, progress, seen, batches, memory: None };
+        present.restore(&mut whole).map_err(Error::from)?;
         self.optimizer.hold().map_err(Error::from)?;
         outcome
     }
@@ -156,7 +159,7 @@ impl Guard {
         let Some(batch) = batches.next_batch()? else { return Ok(Vec::new()) };
         let samples = B::samples(&batch).to_vec();
         // What was left out before is not looked for again.
-        let rows: Vec<_> = (0..samples.len()).filter(|&row| !self.quarantined.contains(&samples[row])).collect();
+        let rows: Vec<_> = (0..samples.len()).filter(|&row| !self.memory.quarantined.contains(&samples[row])).collect();
         if rows.len() < 2 || B::part(&batch, &rows[..1])?.is_none() {
             return Ok(Vec::new());
         }
@@ -165,8 +168,10 @@ impl Guard {
         while let Some(part) = parts.pop() {
             let halves = part.split_at(part.len() / 2);
             for half in [halves.0, halves.1] {
-                if !self.trial(place, Some(half), false, batches, forward)?.is_faulty {
-                    continue;
+                match self.part_is_faulty(place, half, batches, forward)? {
+                    None => return Ok(Vec::new()),
+                    Some(false) => continue,
+                    Some(true) => {}
                 }
                 if half.len() == 1 { faulty.push(half[0]) } else { parts.push(half.to_vec()) }
             }
@@ -176,10 +181,30 @@ impl Guard {
             }
         }
         let rest: Vec<_> = rows.into_iter().filter(|row| !faulty.contains(row)).collect();
-        if faulty.is_empty() || rest.is_empty() || self.trial(place, Some(&rest), false, batches, forward)?.is_faulty {
+        let explains = !faulty.is_empty() && !rest.is_empty();
+        if !explains || self.part_is_faulty(place, &rest, batches, forward)? != Some(false) {
             return Ok(Vec::new());
         }
         faulty.sort_unstable();
         Ok(faulty.into_iter().map(|row| samples[row]).collect())
+    }
+
+    /// Whether rows of the batch of `place` are faulty by themselves; `None` where the model does not take so few, as batch norm
+    /// does not take a single one.
+    fn part_is_faulty<B: Batches, E: From<Error>>(
+        &mut self,
+        place: Place,
+        rows: &[usize],
+        batches: &mut B,
+        forward: &mut impl FnMut(&B::Batch) -> Result<Tensor, E>,
+    ) -> Result<Option<bool>, E> {
+        match self.trial(place, Some(rows), false, batches, forward) {
+            Ok(trial) => Ok(Some(trial.is_faulty)),
+            Err(error) if self.optimizer.device().lost().is_some() => Err(error),
+            Err(_) => {
+                self.optimizer.zero_grad();
+                Ok(None)
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -9,17 +10,23 @@ use everstep_data::Cursor;
 use everstep_device::DeviceKind;
 use everstep_nn::Module;
 use everstep_optim::{Optimizer, Rule};
-use everstep_tensor::{
-    HostSnapshot, Parameter, Record, Snapshot, State, StepOptions, Tensor, Verdict, Visit, with_probe,
-};
+use everstep_tensor::{Record, Snapshot, StepOptions, Tensor, Verdict, with_probe};
 
 use crate::chaos::{Chaos, Due, Plan};
+use crate::durable::Durable;
+use crate::layout::Names;
 use crate::log::Log;
 use crate::mirror::Mirror;
 use crate::pace::{self, Pace};
 use crate::recover::{Case, Incident};
+use crate::state::{Memory, Progress, Seen, Whole};
+use crate::supervise::heartbeat;
 use crate::watch::Watch;
-use crate::{Answer, Batches, Diagnosis, Error, Event, Origin, Place, Policy, Report, Result, Ring, Tally, Trend};
+use crate::watchdog::{Phase, Watchdog};
+use crate::{
+    Answer, Batches, Diagnosis, Error, Event, Origin, Place, Policy, Report, Result, Resumed, Ring, Shutdown, Tally,
+    Trend,
+};
 
 /// Runs the steps of a training run under a policy.
 ///
@@ -43,30 +50,21 @@ use crate::{Answer, Batches, Diagnosis, Error, Event, Origin, Place, Policy, Rep
 /// ```
 pub struct Guard {
     pub(crate) optimizer: Optimizer,
-    pub(crate) names: Vec<(String, Parameter)>,
+    pub(crate) names: Names,
     pub(crate) policy: Policy,
     pub(crate) ring: Ring,
     pub(crate) progress: Progress,
+    pub(crate) seen: Seen,
+    pub(crate) memory: Memory,
     // Steps whose records are not in yet.
     pub(crate) under_way: VecDeque<UnderWay>,
-    // Batches and samples that are left out, whenever they come.
-    pub(crate) skipped: Vec<Cursor>,
-    pub(crate) quarantined: BTreeSet<u64>,
     pub(crate) incident: Option<Incident>,
     // What is to be examined when a batch can be run.
     pub(crate) case: Option<Case>,
     // The step that is looked at op by op when it runs again, and what that has shown.
     pub(crate) replaying: Option<Place>,
     pub(crate) found: Vec<Origin>,
-    pub(crate) last_healthy: Option<Place>,
-    pub(crate) run: Tally,
-    // Product of all lowerings.
-    pub(crate) factor: f64,
-    // The largest learning rate of a committed step.
-    pub(crate) highest_rate: f64,
     pub(crate) last_snapshot: u64,
-    // Epochs whose end was told.
-    ended: u64,
     // Records that nobody has looked at.
     pub(crate) inbox: VecDeque<Record>,
     // Those of the next report.
@@ -75,8 +73,23 @@ pub struct Guard {
     pub(crate) diagnoses: Vec<Diagnosis>,
     pub(crate) chaos: Option<Chaos>,
     pub(crate) log: Log,
+    pub(crate) mirror: Mirror,
+    pub(crate) durable: Option<Durable>,
+    pub(crate) resumed: Option<Resumed>,
+    // Whether the state at the start is that of a trusted checkpoint.
+    pub(crate) trusts_start: bool,
+    pub(crate) shutdown: Shutdown,
+    // Times that the device was lost.
+    pub(crate) losses: u32,
+    pub(crate) watchdog: Option<Watchdog>,
+    started: bool,
+    // Whether the program has had the optimizer in its hands since an epoch ended.
+    pub(crate) touched: bool,
+    // What learned when the epoch ended behind which the next step comes.
+    pub(crate) between_epochs: Option<Vec<(usize, Range<usize>)>>,
+    // What the program had set when an epoch was over that runs again, and which epoch then began.
+    pub(crate) set_later: Option<(u64, Snapshot)>,
     pace: Pace,
-    mirror: Mirror,
 }
 
 /// A step whose record is not in yet.
@@ -94,36 +107,6 @@ enum Pulled<T> {
     End,
     // The epoch was over, and a refused step has taken its batch back.
     Back,
-}
-
-/// What the guard itself must go back to with the rest.
-pub(crate) struct Progress {
-    // Batches pulled.
-    pub(crate) pulled: u64,
-    // Of the records that are in: a snapshot's is as many steps older as are in flight.
-    pub(crate) trend: Trend,
-}
-
-impl State for Progress {
-    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
-        visit.value("pulled", &mut self.pulled)?;
-        visit.value("trend", &mut self.trend)
-    }
-}
-
-/// Everything that the next step depends on.
-pub(crate) struct Whole<'a, B> {
-    pub(crate) optimizer: &'a mut Optimizer,
-    pub(crate) progress: &'a mut Progress,
-    pub(crate) batches: &'a mut B,
-}
-
-impl<B: State> State for Whole<'_, B> {
-    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep_tensor::Result<()> {
-        visit.within("optimizer", self.optimizer)?;
-        visit.within("progress", self.progress)?;
-        visit.within("batches", self.batches)
-    }
 }
 
 impl Guard {
@@ -150,32 +133,37 @@ impl Guard {
         let options = StepOptions { on_fault, in_flight, detection, ..optimizer.options() };
         Ok(Self {
             optimizer: optimizer.with_options(options)?,
-            names: model.named_parameters(),
+            names: Names::of(model),
             policy,
             // A slow fault is seen up to three windows late.
             ring: Ring::new(policy.snapshots).reaching(3 * u64::from(policy.slow.window)),
-            progress: Progress { pulled: 0, trend: Trend::new(policy.slow) },
+            progress: Progress::default(),
+            seen: Seen::new(Trend::new(policy.slow)),
+            memory: Memory::default(),
             under_way: VecDeque::new(),
-            skipped: Vec::new(),
-            quarantined: BTreeSet::new(),
             incident: None,
             case: None,
             replaying: None,
             found: Vec::new(),
-            last_healthy: None,
-            run: Tally::default(),
-            factor: 1.0,
-            highest_rate: 0.0,
             last_snapshot: 0,
-            ended: 0,
             inbox: VecDeque::new(),
             records: Vec::new(),
             events: Vec::new(),
             diagnoses: Vec::new(),
             chaos: None,
             log: Log::default(),
-            pace: Pace::default(),
             mirror: Mirror::default(),
+            durable: None,
+            resumed: None,
+            trusts_start: false,
+            shutdown: Shutdown::default(),
+            losses: 0,
+            watchdog: None,
+            started: false,
+            touched: false,
+            between_epochs: None,
+            set_later: None,
+            pace: Pace::default(),
         })
     }
 
@@ -196,27 +184,63 @@ impl Guard {
     ///
     /// # Errors
     /// Those of `forward` and of the batches: the state is as it was, and another call tries the batch again.
-    /// [`Error::GaveUp`].
+    /// [`Error::GaveUp`]; [`Error::Stopped`] after [`Guard::stop_on`]; that of a lost device where there is no copy of the state
+    /// elsewhere, or its budget is used up.
     pub fn step<B: Batches, E: From<Error>>(
         &mut self,
         batches: &mut B,
         mut forward: impl FnMut(&B::Batch) -> Result<Tensor, E>,
     ) -> Result<Option<Report>, E> {
-        if self.optimizer.gate().attempts() == 0 && self.ring.kept().is_empty() {
-            self.save_first(batches)?;
+        let outcome = loop {
+            match self.step_once(batches, &mut forward) {
+                Err(error) if !self.outlive(batches)? => break Err(error),
+                Err(_) => {}
+                outcome => break outcome,
+            }
+        };
+        self.enter(Phase::Outside);
+        outcome
+    }
+
+    /// A step on the device as it is.
+    fn step_once<B: Batches, E: From<Error>>(
+        &mut self,
+        batches: &mut B,
+        forward: &mut impl FnMut(&B::Batch) -> Result<Tensor, E>,
+    ) -> Result<Option<Report>, E> {
+        self.stop_if_asked(batches)?;
+        if !self.started {
+            self.begin(batches)?;
+        } else if self.was_changed_between_epochs() {
+            // What a program does between epochs is not done again.
+            self.save_for_good(batches)?;
+            self.between_epochs = None;
+        } else if self.is_snapshot_due() {
+            // Not at the end of the step before: what the program has counted since then belongs to it.
+            self.save(batches)?;
         }
         let (place, mut batch) = loop {
             if let Some(case) = self.case.take() {
-                self.examine(case, batches, &mut forward)?;
+                heartbeat::rest();
+                self.examine(case, batches, forward)?;
             }
             match self.pull(batches)? {
                 Pulled::Batch(place, batch) => break (place, batch),
-                Pulled::End => return Ok(None),
+                Pulled::End => {
+                    heartbeat::rest();
+                    (self.touched, self.between_epochs) = (false, Some(self.optimizer.arena().trainable()));
+                    return Ok(None);
+                }
                 Pulled::Back => {}
             }
         };
+        heartbeat::beat(place.step);
         let looks = self.replaying.take_if(|replaying| replaying.step == place.step).is_some();
-        match self.attempt::<B, E>(place, &mut batch, &mut forward, looks) {
+        if looks {
+            // Each op is read back: that takes as long as it takes.
+            self.enter(Phase::Outside);
+        }
+        match self.attempt::<B, E>(place, &mut batch, forward, looks) {
             Ok(found) if looks => self.found = found,
             Ok(_) => {}
             Err(error) => {
@@ -226,24 +250,51 @@ impl Guard {
         }
         self.take_in(batches)?;
         self.pace.step_ended();
-        if self.is_snapshot_due() {
-            self.save(batches)?;
-        }
-        if self.policy.mirror && self.optimizer.device().info().kind == DeviceKind::Gpu {
-            self.mirror.turn(&self.ring).map_err(Error::from)?;
-        }
+        self.turn_copies(batches)?;
         let (records, events) = (self.take_records(), self.take_events());
         Ok(Some(Report { place, records, events, chaos: self.chaos.is_some() }))
+    }
+
+    /// Whether the program has changed the optimizer, or what learns, since an epoch ended.
+    fn was_changed_between_epochs(&mut self) -> bool {
+        let trainable = || self.optimizer.arena().trainable();
+        let changed = self.between_epochs.as_ref().is_some_and(|before| self.touched || *before != trainable());
+        if !changed {
+            self.between_epochs = None;
+        }
+        changed
+    }
+
+    /// What comes before the first step of this process.
+    fn begin<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+        self.save_first(batches)?;
+        if self.trusts_start {
+            self.ring.trust(self.optimizer.gate().attempts(), 0);
+        }
+        if self.has_mirror() {
+            self.mirror.keep(&self.ring)?;
+        }
+        self.watchdog = self.policy.watchdog.and_then(|config| self.watch_over(config));
+        self.started = true;
+        Ok(())
+    }
+
+    /// Whether the host keeps a copy of its own: the CPU engine's snapshots lie there.
+    pub(crate) fn has_mirror(&self) -> bool {
+        self.policy.mirror && self.optimizer.device().info().kind == DeviceKind::Gpu
     }
 
     /// The next batch that is not left out, without the samples that are.
     fn pull<B: Batches>(&mut self, batches: &mut B) -> Result<Pulled<B::Batch>> {
         loop {
             let place = Place { step: self.progress.pulled + 1, cursor: batches.cursor() };
-            match batches.next_batch()? {
+            self.enter(Phase::Loading);
+            let batch = batches.next_batch()?;
+            self.enter(Phase::Computing);
+            match batch {
                 Some(batch) => {
                     self.progress.pulled += 1;
-                    if !self.skipped.contains(&place.cursor)
+                    if !self.memory.skipped.contains(&place.cursor)
                         && let Some(batch) = self.without_quarantined::<B>(batch)?
                     {
                         return Ok(Pulled::Batch(place, batch));
@@ -257,22 +308,23 @@ impl Guard {
                         return Ok(Pulled::Back);
                     }
                     // A rewind may come to the end of an epoch again, but a program that counts epochs is told once.
-                    if next.epoch > self.ended {
-                        self.ended = next.epoch;
+                    if next.epoch > self.memory.ended {
+                        self.memory.ended = next.epoch;
                         return Ok(Pulled::End);
                     }
+                    self.set_again(next.epoch, batches)?;
                 }
             }
         }
     }
 
     /// A batch without the samples that are left out; `None` where none are left.
-    fn without_quarantined<B: Batches>(&self, batch: B::Batch) -> Result<Option<B::Batch>> {
-        if self.quarantined.is_empty() {
+    pub(crate) fn without_quarantined<B: Batches>(&self, batch: B::Batch) -> Result<Option<B::Batch>> {
+        if self.memory.quarantined.is_empty() {
             return Ok(Some(batch));
         }
         let samples = B::samples(&batch);
-        let stays = |row: &usize| !self.quarantined.contains(&samples[*row]);
+        let stays = |row: &usize| !self.memory.quarantined.contains(&samples[*row]);
         let rows: Vec<_> = (0..samples.len()).filter(stays).collect();
         if rows.len() == samples.len() {
             return Ok(Some(batch));
@@ -291,7 +343,7 @@ impl Guard {
         let mut due = self.chaos.as_mut().map_or_else(Due::default, |chaos| chaos.due(place, B::samples(batch)));
         self.events.extend(due.take_news().into_iter().map(|fault| Event::Injected { fault, place }));
         if self.chaos.is_some() {
-            due.before::<B>(batch, &mut self.optimizer, &self.names)?;
+            due.before::<B>(batch, &mut self.optimizer, &self.names.parameters)?;
         }
         let watch = (looks || due.wants_ops()).then(|| self.watch::<B>(batch, due.clone(), looks));
         let optimizer = &self.optimizer;
@@ -305,7 +357,7 @@ impl Guard {
             None => forward_and_backward(),
         };
         let loss = loss.inspect_err(|_| self.optimizer.zero_grad())?;
-        due.gradients(&self.names)?;
+        due.gradients(&self.names.parameters)?;
         let mut found = Vec::new();
         if let Some(watch) = &watch {
             let mut watch = watch.borrow_mut();
@@ -319,7 +371,7 @@ impl Guard {
     fn watch<B: Batches>(&self, batch: &mut B::Batch, due: Due, looks: bool) -> Rc<RefCell<Watch>> {
         let samples = B::samples(batch).to_vec();
         let batch = B::tensors(batch).into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
-        let names = self.names.clone();
+        let names = self.names.parameters.clone();
         Rc::new(RefCell::new(Watch { due, looks, names, batch, samples, ..Watch::default() }))
     }
 
@@ -350,7 +402,7 @@ impl Guard {
     }
 
     /// Looks at the records that have come, in order, and answers to the faulty steps among them.
-    fn take_in<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+    pub(crate) fn take_in<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         self.inbox.extend(self.optimizer.take_records());
         while let Some(record) = self.inbox.pop_front() {
             self.records.push(record);
@@ -360,7 +412,8 @@ impl Guard {
             self.log.take(&record, step.place);
             match record.faults {
                 0 => {
-                    self.highest_rate = self.highest_rate.max(step.rate);
+                    self.seen.highest_rate = self.seen.highest_rate.max(step.rate);
+                    (self.seen.loss, self.seen.norm) = (Some(record.loss), Some(record.norm));
                     self.healthy(record, &step, batches)?;
                 }
                 // A loss scale that was too large: the device has lowered it, and goes on.
@@ -369,6 +422,8 @@ impl Guard {
                 }
                 _ => self.refused(record, &step, batches)?,
             }
+            // A copy made while this record was under way.
+            self.ring.amend(step.attempt, "seen", &mut self.seen)?;
         }
         Ok(())
     }
@@ -381,10 +436,30 @@ impl Guard {
 
     pub(crate) fn save<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         let attempt = self.optimizer.gate().attempts();
-        let Self { optimizer, progress, ring, .. } = self;
-        ring.save(attempt, &mut Whole { optimizer, progress, batches })?;
+        self.note_place(batches);
+        let Self { optimizer, progress, seen, memory, ring, .. } = self;
+        ring.save(attempt, &mut Whole { optimizer, progress, seen, batches, memory: Some(memory) })?;
         self.last_snapshot = attempt;
         Ok(())
+    }
+
+    /// What a copy says of the step that comes next.
+    pub(crate) fn note_place<B: Batches>(&mut self, batches: &B) {
+        self.progress.next = Some(Place { step: self.progress.pulled + 1, cursor: batches.cursor() });
+    }
+
+    /// A snapshot of a state that is known to be as healthy as a trusted one.
+    pub(crate) fn save_trusted<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+        self.save(batches)?;
+        self.ring.trust(self.optimizer.gate().attempts(), 0);
+        Ok(())
+    }
+
+    /// The same, of which the host has a copy before anything else happens: what came before it is another run by now.
+    pub(crate) fn save_for_good<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
+        self.save_trusted(batches)?;
+        self.durable.iter_mut().for_each(Durable::forget_copy);
+        if self.has_mirror() { Ok(self.mirror.keep(&self.ring)?) } else { Ok(()) }
     }
 
     fn is_snapshot_due(&self) -> bool {
@@ -397,7 +472,9 @@ impl Guard {
     /// The snapshot of the start, and what one costs.
     fn save_first<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         self.save(batches)?;
-        self.ring.limit(self.policy.snapshots, self.policy.snapshot_bytes);
+        // One alone would stay that of the start.
+        let least = if self.durable.is_some() || self.has_mirror() { 2 } else { 1 };
+        self.ring.limit(self.policy.snapshots, self.policy.snapshot_bytes, least);
         if self.policy.interval == 0 || self.ring.kept().is_empty() {
             return Ok(());
         }
@@ -411,17 +488,6 @@ impl Guard {
         self.save(batches)?;
         self.pace.snapshot_takes(start.elapsed());
         Ok(())
-    }
-
-    /// Waits for the records of all steps so far, as [`Guard::take_records`] then tells them, and answers to a refused step
-    /// among them, which takes its batch back: the next call of [`Guard::step`] runs it. For the end of a run that does not
-    /// end with an epoch.
-    ///
-    /// # Errors
-    /// As [`Guard::step`].
-    pub fn finish<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
-        self.collect()?;
-        self.take_in(batches)
     }
 
     /// Records that no report has told yet, oldest first: after the end of an epoch, those of its last steps.
@@ -442,6 +508,7 @@ impl Guard {
 
     /// The optimizer, for what is changed on purpose: a learning rate, a plateau's metric. Its steps are the guard's.
     pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+        self.touched = true;
         &mut self.optimizer
     }
 
@@ -450,41 +517,19 @@ impl Guard {
         &self.ring
     }
 
-    /// The newest trusted snapshot in the host's memory, and the attempt after which it was taken: `None` before the first has
-    /// arrived, and on the CPU engine, whose snapshots lie there.
-    pub fn mirror(&self) -> Option<(u64, &HostSnapshot)> {
-        self.mirror.newest()
-    }
-
-    /// Goes back to what a snapshot holds, such as [`Guard::mirror`] of a guard whose device was lost: optimizer, batches and
-    /// the guard's own counts. Snapshots of what comes after it are dropped.
-    ///
-    /// # Errors
-    /// [`everstep_tensor::Error::State`] where it does not fit, and nothing is changed.
-    pub fn restore<B: Batches>(&mut self, snapshot: &Snapshot, batches: &mut B) -> Result<()> {
-        self.collect()?;
-        self.inbox.clear();
-        let Self { optimizer, progress, .. } = self;
-        snapshot.restore(&mut Whole { optimizer, progress, batches })?;
-        self.under_way.clear();
-        (self.incident, self.case, self.replaying) = (None, None, None);
-        self.ring.forget_from(0);
-        self.save(batches)
-    }
-
     /// What the run has taken so far.
     pub fn tally(&self) -> Tally {
-        self.run
+        self.memory.run
     }
 
     /// The batches left out so far, in the order in which they were.
     pub fn skipped(&self) -> &[Cursor] {
-        &self.skipped
+        &self.memory.skipped
     }
 
     /// The ids of the samples that are left out.
     pub fn quarantined(&self) -> &BTreeSet<u64> {
-        &self.quarantined
+        &self.memory.quarantined
     }
 
     /// What is known of each incident that is over, oldest first.
@@ -505,6 +550,6 @@ fn is_data(error: &everstep_optim::Error) -> bool {
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Guard({:?}, {:?})", self.optimizer, self.run)
+        write!(f, "Guard({:?}, {:?})", self.optimizer, self.memory.run)
     }
 }

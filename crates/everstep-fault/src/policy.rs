@@ -3,7 +3,7 @@
 use everstep_tensor::Detection;
 use serde::{Deserialize, Serialize};
 
-use crate::SlowFaults;
+use crate::{SlowFaults, WatchdogConfig};
 
 /// How a guard answers to faults. A field that is absent in serialised form takes the default's value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,15 @@ pub struct Policy {
     /// Whether the newest trusted snapshot of a GPU is copied into the host's memory, in the background: it outlives the
     /// device. The CPU engine's snapshots lie there anyway.
     pub mirror: bool,
+    /// Times in a run that a device which was lost is opened again.
+    pub device_losses: u32,
+    /// How long a device that was lost is waited for, in milliseconds.
+    pub device_wait_ms: u64,
+    /// Whether the CPU engine takes over where it does not come back. Results then differ in their last bits.
+    pub cpu_fallback: bool,
+    /// What is taken for a step, or a wait for a batch, that never ends; `None` for nothing. A GPU that does not answer is given
+    /// up and opened again; of anything else it is told.
+    pub watchdog: Option<WatchdogConfig>,
     /// Committed steps after a snapshot until it is trusted, and after an incident until it is over.
     pub probation: u64,
     /// Searches for the cause in an incident. Without them, what comes again is taken for the data's fault.
@@ -78,6 +87,10 @@ impl Default for Policy {
             snapshots: 4,
             snapshot_bytes: None,
             mirror: true,
+            device_losses: 8,
+            device_wait_ms: 60_000,
+            cpu_fallback: true,
+            watchdog: Some(WatchdogConfig::default()),
             probation: 10,
             slow: SlowFaults::default(),
             examinations: 4,

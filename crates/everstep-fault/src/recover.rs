@@ -3,7 +3,8 @@
 use everstep_data::Cursor;
 use everstep_tensor::{Record, fault};
 
-use crate::guard::{UnderWay, Whole};
+use crate::guard::UnderWay;
+use crate::state::Whole;
 use crate::{
     Action, Batches, Cause, Diagnosis, Error, Event, Guard, History, Origin, Place, Result, Slow, Tally, decide,
 };
@@ -19,7 +20,7 @@ pub(crate) struct Incident {
     attempts: u64,
     committed: u64,
     // Batches left out since it began, or since the last rewind.
-    skipped: Vec<Cursor>,
+    pub(crate) skipped: Vec<Cursor>,
     // The furthest faulty step: beyond it, healthy ones count.
     furthest: Place,
     // Healthy steps since the last action.
@@ -84,7 +85,7 @@ pub(crate) struct Case {
 impl Guard {
     /// Takes in a step that was committed and is not in question.
     pub(crate) fn healthy<B: Batches>(&mut self, record: Record, step: &UnderWay, batches: &mut B) -> Result<()> {
-        self.last_healthy = Some(step.place);
+        self.seen.last_healthy = Some(step.place);
         match &mut self.incident {
             None => self.ring.trust(step.attempt, self.policy.probation),
             Some(incident) => {
@@ -95,7 +96,7 @@ impl Guard {
                 }
             }
         }
-        match self.progress.trend.take(record.loss, record.norm) {
+        match self.seen.trend.take(record.loss, record.norm) {
             Some(slow) => self.slow(slow, record, step.place, batches),
             None => Ok(()),
         }
@@ -176,7 +177,7 @@ impl Guard {
             suspect: incident.and_then(|incident| incident.suspect),
             isolated: incident.is_some_and(|incident| !incident.isolated.is_empty()),
             incident: incident.map_or_else(Tally::default, |incident| incident.tally),
-            run: self.run,
+            run: self.memory.run,
         };
         decide(&history, &self.policy)
     }
@@ -190,7 +191,7 @@ impl Guard {
 
     fn act<B: Batches>(&mut self, action: Action, case: Case, batches: &mut B) -> Result<()> {
         let Case { record, place } = case;
-        self.run.count(action);
+        self.memory.run.count(action);
         if let Some(incident) = &mut self.incident {
             incident.tally.count(action);
             (incident.last, incident.healthy) = (action, 0);
@@ -211,7 +212,7 @@ impl Guard {
                 self.examine_the_next();
                 let samples = self.incident.as_mut().map(|incident| std::mem::take(&mut incident.isolated));
                 let samples = samples.unwrap_or_default();
-                self.quarantined.extend(&samples);
+                self.memory.quarantined.extend(&samples);
                 if let Some(incident) = &mut self.incident {
                     incident.samples.extend(&samples);
                 }
@@ -221,23 +222,25 @@ impl Guard {
             Action::Skip => {
                 self.examine_the_next();
                 self.events.push(Event::Skipped { place });
-                self.skipped.push(place.cursor);
+                self.memory.skipped.push(place.cursor);
                 self.incident.iter_mut().for_each(|incident| incident.skipped.push(place.cursor));
                 self.before(record, place, batches)
             }
             Action::Rewind { generations } => self.rewind(generations as usize, batches),
             Action::LimitRate => {
-                self.optimizer.limit_rate(Some(self.highest_rate))?;
-                self.events.push(Event::LearningRateLimited { limit: self.highest_rate });
+                self.optimizer.limit_rate(Some(self.seen.highest_rate))?;
+                self.events.push(Event::LearningRateLimited { limit: self.seen.highest_rate });
                 self.before(record, place, batches)
             }
             Action::LowerRate => {
                 let far = self.ring.far_back(self.optimizer.gate().attempts());
                 self.rewind(far, batches)?;
-                self.factor *= self.policy.lower_by;
-                self.optimizer.begin_anew(self.factor, self.policy.warm_up)?;
-                self.progress.trend.answered();
-                self.events.push(Event::LearningRateLowered { factor: self.factor });
+                self.memory.factor *= self.policy.lower_by;
+                self.optimizer.begin_anew(self.memory.factor, self.policy.warm_up)?;
+                self.seen.trend.answered();
+                // What comes before it is another run by now.
+                self.save_for_good(batches)?;
+                self.events.push(Event::LearningRateLowered { factor: self.memory.factor });
                 Ok(())
             }
             Action::Stop(budget) => self.give_up(budget, case, batches),
@@ -292,14 +295,14 @@ impl Guard {
     fn rewind<B: Batches>(&mut self, generations: usize, batches: &mut B) -> Result<()> {
         if let Some(incident) = &mut self.incident {
             let back = std::mem::take(&mut incident.skipped);
-            self.skipped.retain(|cursor| !back.contains(cursor));
+            self.memory.skipped.retain(|cursor| !back.contains(cursor));
         }
         self.go_back(generations, batches)
     }
 
     fn go_back<B: Batches>(&mut self, generations: usize, batches: &mut B) -> Result<()> {
-        let Self { optimizer, progress, ring, .. } = self;
-        match ring.restore(generations, &mut Whole { optimizer, progress, batches })? {
+        let Self { optimizer, progress, seen, ring, .. } = self;
+        match ring.restore(generations, &mut Whole { optimizer, progress, seen, batches, memory: None })? {
             Some(attempt) => {
                 let to = Place { step: self.progress.pulled + 1, cursor: batches.cursor() };
                 self.events.push(Event::Rewound { attempt, to });

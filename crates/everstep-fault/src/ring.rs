@@ -45,10 +45,10 @@ impl Ring {
         self.kept.iter().rposition(|kept| kept.attempt + self.reach <= now)
     }
 
-    /// Keeps at most `capacity` snapshots from now on, and no more than fit into `bytes`, but one.
-    pub(crate) fn limit(&mut self, capacity: usize, bytes: Option<usize>) {
+    /// Keeps at most `capacity` snapshots from now on, and no more than fit into `bytes`, but `least`.
+    pub(crate) fn limit(&mut self, capacity: usize, bytes: Option<usize>, least: usize) {
         let largest = self.kept.iter().map(|kept| kept.snapshot.bytes()).max().unwrap_or(0).max(1);
-        self.capacity = bytes.map_or(capacity, |bytes| capacity.min((bytes / largest).max(1)));
+        self.capacity = bytes.map_or(capacity, |bytes| capacity.min((bytes / largest).max(least)));
     }
 
     /// Saves `state` as it is after `attempt`, later than all others. Nothing waits for the device.
@@ -70,6 +70,15 @@ impl Ring {
             Err(_) => self.free.push(snapshot),
         }
         outcome
+    }
+
+    /// Replaces what the snapshot after `attempt` holds under `name`, where there is one: see [`Snapshot::amend`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::amend`].
+    pub(crate) fn amend(&mut self, attempt: u64, name: &str, part: &mut dyn State) -> Result<()> {
+        let kept = self.kept.iter_mut().rev().find(|kept| kept.attempt == attempt);
+        kept.map_or(Ok(()), |kept| kept.snapshot.amend(name, part))
     }
 
     /// The snapshot that is missed least at `now`: the one between whose neighbours the gap is the smallest part of its age.
@@ -105,6 +114,17 @@ impl Ring {
         while self.kept.last().is_some_and(|kept| kept.attempt >= attempt) {
             self.drop_at(self.kept.len() - 1);
         }
+    }
+
+    /// Drops all, their memory too: the device is gone.
+    pub(crate) fn clear(&mut self) {
+        self.kept.clear();
+        self.free.clear();
+    }
+
+    /// The newest snapshot, and the attempt after which it was taken.
+    pub(crate) fn newest(&self) -> Option<(u64, &Snapshot)> {
+        self.kept.last().map(|kept| (kept.attempt, &kept.snapshot))
     }
 
     /// Restores the newest snapshot, or the one `generations` before it, as far back as there are any: after which attempt
