@@ -3,16 +3,18 @@
 //! ```text
 //! cargo run --release --example char_gpt                       # learns the style of this project's own documents
 //! cargo run --release --example char_gpt -- --text FILE        # of any text
+//! cargo run --release --example char_gpt -- --checkpoint DIR   # killed and started again, it goes on where it was
 //! ```
 #![expect(clippy::print_stdout, reason = "examples talk to their user")]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 use everstep::nn::transformer::{Gpt, GptConfig};
 use everstep::prelude::*;
-use everstep_examples::{PolicyName, params_hash};
+use everstep_examples::{Durability, PolicyName, params_hash};
 
 /// Trains a small transformer to write text like that of a file.
 #[derive(Parser)]
@@ -41,6 +43,8 @@ struct Args {
     /// What is done about faulty steps.
     #[arg(long, value_enum, default_value = "recover")]
     policy: PolicyName,
+    #[command(flatten)]
+    durability: Durability,
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
@@ -53,8 +57,12 @@ const DOCUMENTS: &str = concat!(
     include_str!("../CHANGELOG.md"),
 );
 
-fn main() -> everstep::Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
+    args.durability.clone().run(|| run(args))
+}
+
+fn run(args: Args) -> everstep::Result<()> {
     let (device, start) = (Device::from_name(&args.device)?, Instant::now());
     let data = match &args.text {
         Some(path) => CharDataset::from_path(path, args.context)?,
@@ -68,32 +76,12 @@ fn main() -> everstep::Result<()> {
     let mut generator = Generator::new(args.seed);
     let model = GptConfig::new(vocabulary.len(), 128, 4, 4, args.context).init(&mut generator, &device)?;
     let rule = AdamW::new(1e-3).betas(0.9, 0.99).weight_decay(0.1);
-    let mut guard = Guard::with_optimizer(&model, rule.build(&model)?.clip_norm(1.0)?, args.policy.policy())?;
+    let guard = Guard::with_optimizer(&model, rule.build(&model)?.clip_norm(1.0)?, args.policy.policy())?;
     let mut train = Loader::new(train, LoaderConfig::new(args.batch).shuffle(args.seed).prefetch(2), &device)?;
     let mut test = Loader::new(test, LoaderConfig::new(64), &device)?;
 
-    let mut mean = Mean::new();
-    let mut told = 0;
-    while guard.optimizer().gate().committed() < args.steps as u64 {
-        let report = guard
-            .step(&mut train, |batch| Ok::<_, everstep::Error>(model.forward(&batch.x)?.cross_entropy(&batch.y)?))?;
-        // The steps that are still under way may be the last ones.
-        if guard.optimizer().gate().latest() >= args.steps as u64 {
-            guard.finish(&mut train)?;
-        }
-        let (records, events) = match report {
-            Some(report) => (report.records, report.events),
-            None => (guard.take_records(), guard.take_events()),
-        };
-        events.iter().for_each(|event| println!("{event}"));
-        records.iter().for_each(|record| mean.add(f64::from(record.loss), 1));
-        if guard.optimizer().gate().committed() / 200 > told {
-            told += 1;
-            println!("step {}: loss {:.4}", told * 200, mean.value().unwrap_or(f64::NAN));
-            mean = Mean::new();
-        }
-    }
-
+    let mut guard = args.durability.guard(guard, &mut train)?;
+    learn(&model, &mut guard, &mut train, args.steps as u64)?;
     let val_loss = validate(&model, &mut test)?;
     println!("{}\n\nvalidation loss {val_loss:.4} after {:.1} s\n", model.summary(), start.elapsed().as_secs_f64());
     println!("{}", sample(&model, &vocabulary, &args, &device)?);
@@ -106,6 +94,34 @@ fn main() -> everstep::Result<()> {
             "params_hash": params_hash(&model)?,
         });
         println!("{result}");
+    }
+    Ok(())
+}
+
+/// Trains until so many steps are committed.
+fn learn(model: &Gpt, guard: &mut Guard, train: &mut Loader, steps: u64) -> everstep::Result<()> {
+    let mut mean = Mean::new();
+    let mut told = guard.optimizer().gate().committed() / 200;
+    while guard.optimizer().gate().committed() < steps {
+        let report =
+            guard.step(train, |batch| Ok::<_, everstep::Error>(model.forward(&batch.x)?.cross_entropy(&batch.y)?))?;
+        // The steps that are still under way may be the last ones.
+        if guard.optimizer().gate().latest() >= steps {
+            guard.finish(train)?;
+        }
+        let (records, events) = match report {
+            Some(report) => (report.records, report.events),
+            None => (guard.take_records(), guard.take_events()),
+        };
+        // A checkpoint that went well is no news.
+        let news = events.iter().filter(|event| !matches!(event, Event::Saved { .. }));
+        news.for_each(|event| println!("{event}"));
+        records.iter().for_each(|record| mean.add(f64::from(record.loss), 1));
+        if guard.optimizer().gate().committed() / 200 > told {
+            told += 1;
+            println!("step {}: loss {:.4}", told * 200, mean.value().unwrap_or(f64::NAN));
+            mean = Mean::new();
+        }
     }
     Ok(())
 }

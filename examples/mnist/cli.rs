@@ -7,11 +7,11 @@ use std::time::Instant;
 use clap::Parser;
 use everstep::prelude::*;
 use everstep_examples::classifier::{Kind, image_size, load};
-use everstep_examples::{PolicyName, params_hash};
+use everstep_examples::{Durability, PolicyName, params_hash};
 
 /// Trains a classifier of handwritten digits.
 #[derive(Parser)]
-struct Args {
+pub(crate) struct Args {
     /// Folder with MNIST's four IDX files; the embedded digits without it.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -36,6 +36,8 @@ struct Args {
     /// What is done about faulty steps.
     #[arg(long, value_enum, default_value = "recover")]
     policy: PolicyName,
+    #[command(flatten)]
+    pub(crate) durability: Durability,
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
@@ -54,6 +56,7 @@ pub(crate) struct Run {
     pub(crate) seed: u64,
     pub(crate) learning_rate: f64,
     pub(crate) policy: Policy,
+    pub(crate) durability: Durability,
     pub(crate) report: Report,
 }
 
@@ -64,9 +67,8 @@ pub(crate) struct Report {
     json: bool,
 }
 
-/// Reads the command line and the data, and says which device was chosen.
-pub(crate) fn start() -> everstep::Result<Run> {
-    let args = Args::parse();
+/// Reads the data, and says which device was chosen.
+pub(crate) fn start(args: Args) -> everstep::Result<Run> {
     let device = Device::from_name(&args.device)?;
     println!("device {device}");
     let (train, test) = load(args.data.as_deref())?;
@@ -82,6 +84,7 @@ pub(crate) fn start() -> everstep::Result<Run> {
         seed: args.seed,
         learning_rate: args.learning_rate,
         policy: args.policy.policy(),
+        durability: args.durability,
         report: Report { device: device.clone(), start: Instant::now(), json: args.json },
         device,
     })

@@ -2,11 +2,14 @@
 #![expect(clippy::print_stdout, reason = "examples talk to their user")]
 
 pub mod classifier;
+mod durability;
 
 use std::io::IsTerminal;
 
 use everstep::prelude::*;
 use indicatif::{ProgressBar, ProgressStyle};
+
+pub use durability::Durability;
 
 /// What a command line can ask for about faults.
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -42,18 +45,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For `epochs` epochs.
-    pub fn new(epochs: usize) -> Self {
-        Self { bar: None, epochs, epoch: 0, loss: Mean::new() }
+    /// For `epochs` epochs, of which so many are over.
+    pub fn new(epochs: usize, over: usize) -> Self {
+        Self { bar: None, epochs, epoch: over, loss: Mean::new() }
     }
 
-    /// An epoch of `batches` batches begins.
-    pub fn begin(&mut self, batches: usize) {
+    /// An epoch of `batches` batches begins, or goes on behind `done` of them.
+    pub fn begin(&mut self, batches: usize, done: usize) {
         self.epoch += 1;
         self.loss = Mean::new();
         if std::io::stderr().is_terminal() {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg} {elapsed}");
             let bar = ProgressBar::new(batches as u64).with_prefix(format!("epoch {}/{}", self.epoch, self.epochs));
+            let bar = bar.with_position(done as u64);
             self.bar = Some(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
         }
     }
@@ -75,6 +79,8 @@ impl Progress {
     pub fn events(&self, events: &[Event]) {
         for event in events {
             match &self.bar {
+                // A checkpoint that went well is no news.
+                _ if matches!(event, Event::Saved { .. }) => {}
                 Some(bar) => bar.println(event.to_string()),
                 None => println!("{event}"),
             }

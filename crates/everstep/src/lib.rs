@@ -42,6 +42,7 @@ pub use error::{Error, Result};
 pub use everstep_data as data;
 pub use everstep_device as device;
 pub use everstep_fault as fault;
+pub use everstep_fault::{run, supervise};
 pub use everstep_nn as nn;
 pub use everstep_optim as optim;
 pub use everstep_tensor as tensor;
@@ -53,7 +54,7 @@ pub mod prelude {
         At, Batch, CharDataset, CsvConfig, CsvDataset, Cursor, Dataset, InMemoryDataset, Loader, LoaderConfig, Subset,
         Transform, Transformed, Vocabulary, digits, digits_split, mnist,
     };
-    pub use everstep_fault::{Batches, Event, Guard, Policy, Report};
+    pub use everstep_fault::{Batches, Checkpointing, Event, Guard, Policy, Report, Shutdown, Supervision};
     pub use everstep_nn::init::gain;
     pub use everstep_nn::transformer::{Gpt, GptConfig, SelfAttention, TransformerBlock};
     pub use everstep_nn::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
