@@ -271,9 +271,7 @@ impl Guard {
         if self.trusts_start {
             self.ring.trust(self.optimizer.gate().attempts(), 0);
         }
-        if self.has_mirror() {
-            self.mirror.keep(&self.ring)?;
-        }
+        self.keep_copy()?;
         self.watchdog = self.policy.watchdog.and_then(|config| self.watch_over(config));
         self.started = true;
         Ok(())
@@ -459,7 +457,19 @@ impl Guard {
     pub(crate) fn save_for_good<B: Batches>(&mut self, batches: &mut B) -> Result<()> {
         self.save_trusted(batches)?;
         self.durable.iter_mut().for_each(Durable::forget_copy);
-        if self.has_mirror() { Ok(self.mirror.keep(&self.ring)?) } else { Ok(()) }
+        self.keep_copy()
+    }
+
+    /// Copies the newest snapshot into the host's memory, and waits for it. A host without room for it is told.
+    fn keep_copy(&mut self) -> Result<()> {
+        let outcome = if self.has_mirror() { self.mirror.keep(&self.ring) } else { Ok(()) };
+        match outcome {
+            Err(error) if self.optimizer.device().lost().is_none() => {
+                self.events.push(Event::SaveFailed { problem: error.to_string() });
+                Ok(())
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     fn is_snapshot_due(&self) -> bool {

@@ -86,7 +86,7 @@ impl Guard {
             self.take_stalls();
             heartbeat::rest();
             self.losses += 1;
-            let place = Place { step: self.progress.pulled, cursor: batches.cursor() };
+            let place = Place { step: self.progress.pulled + 1, cursor: batches.cursor() };
             tracing::warn!(%reason, %place, "the device was lost");
             self.events.push(Event::DeviceLost { reason: reason.clone(), place });
             if !self.open_again(&reason)? {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use everstep_fault::checkpoint::{LocalStorage, Store};
 use everstep_fault::{Error, Event, Result};
@@ -14,8 +14,8 @@ use crate::net::{Saves, train};
 
 /// Steps of a run.
 const STEPS: u64 = 1000;
-/// The longest life of a process that is killed, in milliseconds.
-const LONGEST_LIFE_MS: f64 = 160.0;
+/// The longest life of a process that is killed, as a part of a whole run.
+const LONGEST_LIFE: f64 = 0.3;
 /// The furthest operation of its storage at which a process dies.
 const FURTHEST_OPERATION: f64 = 150.0;
 /// What a process that trains is told by: its folder, and the operation of its storage at which it dies.
@@ -45,6 +45,8 @@ pub(crate) struct Storm {
     failures: Vec<String>,
     #[serde(skip)]
     arguments: Vec<String>,
+    #[serde(skip)]
+    longest_life: Duration,
 }
 
 impl Storm {
@@ -83,7 +85,9 @@ pub(crate) fn storm(kills: u64, seed: u64, arguments: &[&str]) -> Result<Storm> 
     let folder = std::env::temp_dir().join(format!("everstep-crash-storm-{}", std::process::id()));
     let mut generator = Generator::new(seed);
     let mut storm = Storm { arguments: arguments.iter().map(ToString::to_string).collect(), ..Storm::default() };
+    let start = Instant::now();
     let undisturbed = storm.life(&folder.join("undisturbed"), None, None)?;
+    storm.longest_life = start.elapsed().mul_f64(LONGEST_LIFE);
     let Life::Done { hash, .. } = undisturbed else {
         storm.failures.push(format!("the undisturbed run: {undisturbed:?}"));
         return Ok(storm);
@@ -105,8 +109,7 @@ fn run(folder: &Path, kills: u64, hash: &str, generator: &mut Generator, storm: 
         let at_operation = generator.uniform() < 0.3;
         let moment = generator.uniform();
         let abort_at = (!spare && at_operation).then_some(1 + (f64::from(moment) * FURTHEST_OPERATION) as u64);
-        let kill_after =
-            (!spare && !at_operation).then_some(Duration::from_secs_f64(f64::from(moment) * LONGEST_LIFE_MS / 1e3));
+        let kill_after = (!spare && !at_operation).then(|| storm.longest_life.mul_f64(moment.into()));
         match storm.life(folder, kill_after, abort_at)? {
             Life::Killed => {
                 storm.kills += 1;
