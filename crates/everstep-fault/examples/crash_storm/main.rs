@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use everstep_fault::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Storms of crashes.
 #[derive(Parser)]
@@ -65,12 +65,15 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (args, start) = (Args::parse(), Instant::now());
-    let mut result = json!({ "seed": args.seed });
+    let mut result = json!({ "seed": args.seed, "kills": 0 });
     let mut is_right = true;
     if args.kills > 0 {
         let storm = kills::storm(args.kills, args.seed, &[])?;
         is_right &= storm.is_right();
-        result["kills"] = json!(storm);
+        let (Value::Object(all), Value::Object(storm)) = (&mut result, json!(storm)) else {
+            return Ok(ExitCode::FAILURE);
+        };
+        all.extend(storm);
     }
     if let Some(extent) = args.storage_faults {
         let summary = storage_faults::storage_faults(extent)?;
@@ -81,6 +84,10 @@ fn main() -> Result<ExitCode> {
         let summary = flips::flips(extent)?;
         is_right &= summary.is_right();
         result["flip"] = json!(summary);
+    }
+    for count in ["lost_runs", "differing_hashes"] {
+        let of = |part: &Value| part[count].as_u64().unwrap_or(0);
+        result[count] = (of(&result) + of(&result["storage_faults"]) + of(&result["flip"])).into();
     }
     result["seconds"] = start.elapsed().as_secs_f64().into();
     match args.json {
