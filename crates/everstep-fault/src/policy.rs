@@ -126,7 +126,7 @@ impl Policy {
     pub fn off() -> Self {
         let detection = Detection { check_state: false, ..Detection::default() };
         let slow = SlowFaults::off();
-        Self { answer: Answer::Ignore, detection, slow, interval: 0, snapshots: 0, ..Self::default() }
+        Self { answer: Answer::Ignore, detection, slow, interval: 0, snapshots: 0, watchdog: None, ..Self::default() }
     }
 
     /// What is wrong with it: the field, and what it must be.
