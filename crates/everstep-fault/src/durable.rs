@@ -145,7 +145,7 @@ impl Durable {
             && let Some(copy) = job.download.try_take()?
             && let Some(Job { attempt, layout, .. }) = self.copying.take()
         {
-            self.write((attempt, true), copy, layout, device);
+            self.writing = Some(self.write((attempt, true), copy, layout, device));
         }
         Ok(self.writing.take_if(|writing| writing.is_over()).map(|writing| self.ended(writing).0))
     }
@@ -162,10 +162,7 @@ impl Durable {
         self.forget_copy();
         let earlier = self.writing.take().map(|writing| self.ended(writing).0);
         self.tried = attempt;
-        self.write((attempt, trusted), copy, layout, device);
-        let Some(writing) = self.writing.take() else {
-            return (earlier.into_iter().collect(), Err(Error::NoCheckpoints));
-        };
+        let writing = self.write((attempt, trusted), copy, layout, device);
         let (event, outcome) = self.ended(writing);
         (earlier.into_iter().chain([event]).collect(), outcome)
     }
@@ -191,7 +188,8 @@ impl Durable {
         }
     }
 
-    fn write(&mut self, (attempt, trusted): (u64, bool), copy: HostSnapshot, layout: Layout, device: &str) {
+    /// Begins to write a copy of the state after an attempt.
+    fn write(&self, (attempt, trusted): (u64, bool), copy: HostSnapshot, layout: Layout, device: &str) -> Writing {
         let manifest = self.manifest(attempt, trusted, &copy, device);
         let (store, retention) = (self.store.clone(), self.config.retention);
         let save = move || {
@@ -210,7 +208,7 @@ impl Durable {
             Ok(saved)
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(save);
-        self.writing = Some(Writing { attempt, began: Instant::now(), thread });
+        Writing { attempt, began: Instant::now(), thread }
     }
 
     fn manifest(&self, attempt: u64, trusted: bool, copy: &HostSnapshot, device: &str) -> Manifest {

@@ -248,6 +248,8 @@ impl Guard {
         self.collect()?;
         self.take_in(batches)?;
         let attempt = self.optimizer.gate().attempts();
+        // From here on it is the disk that is waited for: no device is to be given up for that.
+        self.enter(Phase::Outside);
         heartbeat::rest();
         let layout = self.layout(batches)?;
         let copy = self.copy(batches)?;
