@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Counters {
     /// Recordings run.
     pub flushes: u64,
+    /// Of those, kept ones that were run again.
+    pub replays: u64,
     /// Commands run.
     pub commands: u64,
     /// Commands dropped because nothing needed their result.
@@ -35,6 +37,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub(crate) struct AtomicCounters {
     pub(crate) flushes: AtomicU64,
+    pub(crate) replays: AtomicU64,
     pub(crate) commands: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) elided: AtomicU64,
@@ -56,6 +59,7 @@ impl AtomicCounters {
     pub(crate) fn snapshot(&self) -> Counters {
         Counters {
             flushes: self.flushes.load(Relaxed),
+            replays: self.replays.load(Relaxed),
             commands: self.commands.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             elided: self.elided.load(Relaxed),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::capture::{Captured, Request, Trace};
 use crate::counters::AtomicCounters;
 use crate::life::Life;
 use crate::loss::{Current, Opened, Planned, Source};
@@ -83,6 +84,39 @@ impl Executor {
         }
     }
 
+    /// Prepares for [`Executor::replay`] of a plan that has just run.
+    pub(crate) fn keep(&mut self, id: u64, plan: &Plan) -> Result<()> {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.keep(id, plan),
+            _ => {
+                let _ = (id, plan);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn drop_kept(&mut self, id: u64) {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.drop_kept(id),
+            _ => {
+                let _ = id;
+            }
+        }
+    }
+
+    /// Runs a kept plan whose inputs have been put in place.
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
+    pub(crate) fn replay(&mut self, id: u64, captured: &Captured, counters: &AtomicCounters) -> Result<()> {
+        match self {
+            Self::Cpu(executor) => executor.run(&captured.plan),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(executor) => executor.replay(id, captured, counters),
+            Self::Null(executor) => executor.run(&captured.plan),
+        }
+    }
+
     fn create(&mut self, plan: &Plan) -> Result<()> {
         match self {
             Self::Cpu(executor) => executor.create(&plan.create),
@@ -130,6 +164,7 @@ pub(crate) struct Shared {
     recorder: Mutex<Recorder>,
     // Apart from the recorder, so that dropping a handle never waits for a running recording.
     dropped: Mutex<Vec<BufferId>>,
+    dropped_captures: Mutex<Vec<u64>>,
     pub(crate) engine: Mutex<Engine>,
 }
 
@@ -150,6 +185,12 @@ unsafe impl Sync for Device {}
 const fn assert_shared<T: Send + Sync>() {}
 const _: () = assert_shared::<Arc<Shared>>();
 
+/// What came of a flush: a recording's trace where it was asked for, and its plan where there was one.
+pub(crate) type Ran = (Option<std::result::Result<Trace, &'static str>>, Option<Plan>);
+
+/// A recording, the sizes of the buffers that it touches, and buffers without handles.
+type Taken = (Vec<Command>, HashMap<BufferId, usize>, HashSet<BufferId>);
+
 #[derive(Default)]
 struct Recorder {
     recording: Recording,
@@ -158,6 +199,8 @@ struct Recorder {
 
 pub(crate) struct Engine {
     pub(crate) allocator: Allocator,
+    pub(crate) captures: HashMap<u64, Captured>,
+    pub(crate) next_capture: u64,
     pub(crate) executor: Executor,
     pub(crate) source: Source,
     pub(crate) life: Arc<Life>,
@@ -193,6 +236,8 @@ impl Engine {
 
     /// Gives pooled memory back to the system, but that in `keep`; whether there was any.
     fn give_back(&mut self, keep: &HashSet<MemoryId>) -> bool {
+        // What was kept to save time can be made again.
+        self.drop_captures();
         let trimmed = self.allocator.trim(keep);
         self.executor.destroy(&trimmed);
         !trimmed.is_empty()
@@ -229,7 +274,14 @@ impl Device {
 
     pub(crate) fn from_opened(source: Source, opened: Opened, failures: Arc<AtomicU64>) -> Self {
         let Opened { executor, current } = opened;
-        let engine = Engine { allocator: Allocator::default(), executor, source, life: current.life.clone() };
+        let engine = Engine {
+            allocator: Allocator::default(),
+            captures: HashMap::new(),
+            next_capture: 0,
+            executor,
+            source,
+            life: current.life.clone(),
+        };
         let device = Self(Arc::new(Shared {
             current: Mutex::new(current),
             planned: Planned::default(),
@@ -238,6 +290,7 @@ impl Device {
             counters: AtomicCounters::default(),
             recorder: Mutex::default(),
             dropped: Mutex::default(),
+            dropped_captures: Mutex::default(),
             engine: Mutex::new(engine),
         }));
         lock(&device.0.recorder).sizes.insert(STATUS, device.status().bytes);
@@ -339,24 +392,31 @@ impl Device {
     /// [`Error::OutOfMemory`], [`Error::Unwritten`], [`Error::DeviceLost`], [`Error::Driver`]. None of the recording's
     /// results exist then: memory that it was to write first is unwritten, other memory may hold what it did before.
     pub fn flush(&self) -> Result<()> {
-        self.flush_engine(&mut lock(&self.0.engine))
+        self.flush_engine(&mut lock(&self.0.engine), None).map(drop)
     }
 
-    fn flush_engine(&self, engine: &mut Engine) -> Result<()> {
-        let (commands, sizes, dead) = self.take_recording();
+    /// As [`Device::flush`]; for a recording that may be kept, its trace and its plan.
+    pub(crate) fn flush_engine(&self, engine: &mut Engine, request: Option<&Request<'_>>) -> Result<Ran> {
+        let Some((commands, sizes, dead)) = self.take_recording(engine) else {
+            engine.check()?;
+            return Ok((None, None));
+        };
         // On a lost device the recording is dropped.
         engine.check()?;
         if commands.is_empty() {
             engine.allocator.release(dead);
-            return Ok(());
+            return Ok((None, None));
         }
+        let flushes = self.counters().flushes;
+        let trace = request.map(|request| request.trace(&commands, &dead, flushes));
         let resets = commands.iter().any(|command| command.outputs[..] == [self.status()]);
-        self.run(engine, commands, &sizes, &dead).inspect_err(|_| {
+        let plan = self.run(engine, commands, &sizes, &dead).inspect_err(|_| {
             self.0.failures.fetch_add(1, Ordering::AcqRel);
             if resets {
                 lock(&self.0.recorder).recording.push_first(self.status_reset());
             }
-        })
+        })?;
+        Ok((trace, Some(plan)))
     }
 
     fn run(
@@ -365,7 +425,7 @@ impl Device {
         mut commands: Vec<Command>,
         sizes: &HashMap<BufferId, usize>,
         dead: &HashSet<BufferId>,
-    ) -> Result<()> {
+    ) -> Result<Plan> {
         let counters = &self.0.counters;
         let elided = elide(&mut commands, sizes, dead, |buffer| engine.allocator.is_resident(buffer));
         let mut plan = engine.allocator.plan(commands, sizes, dead)?;
@@ -392,19 +452,29 @@ impl Device {
             engine.undo_create(&plan);
         }
         counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
-        outcome
+        outcome.map(|()| plan)
     }
 
-    fn take_recording(&self) -> (Vec<Command>, HashMap<BufferId, usize>, HashSet<BufferId>) {
+    /// What is open, with the sizes of its buffers and those whose last handle is gone; `None` where there is nothing to do.
+    fn take_recording(&self, engine: &mut Engine) -> Option<Taken> {
         let mut recorder = lock(&self.0.recorder);
-        let dead: HashSet<_> = std::mem::take(&mut *lock(&self.0.dropped)).into_iter().collect();
+        lock(&self.0.dropped_captures).drain(..).for_each(|id| engine.drop_capture(id));
+        let mut dropped = lock(&self.0.dropped);
+        if recorder.recording.commands().is_empty() && dropped.is_empty() {
+            return None;
+        }
+        let dead: HashSet<_> = dropped.drain(..).collect();
+        drop(dropped);
+        if !engine.captures.is_empty() {
+            engine.drop_captures_of(&dead);
+        }
         let commands = std::mem::take(&mut recorder.recording).into_commands();
         let touched = commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
         let sizes = touched.filter_map(|s| Some((s.buffer, *recorder.sizes.get(&s.buffer)?))).collect();
         dead.iter().for_each(|id| {
             recorder.sizes.remove(id);
         });
-        (commands, sizes, dead)
+        Some((commands, sizes, dead))
     }
 
     /// Runs the open recording and begins to read `slices` back. The host does not wait for a GPU. Data errors reported so
@@ -428,7 +498,7 @@ impl Device {
 
     fn begin_read(&self, slices: &[Slice], with_status: bool) -> Result<Readback> {
         let mut engine = lock(&self.0.engine);
-        self.flush_engine(&mut engine)?;
+        self.flush_engine(&mut engine, None)?;
         let status = with_status.then(|| self.status());
         let places = slices.iter().copied().chain(status);
         let places = places.map(|slice| engine.allocator.written_place("read", slice)).collect::<Result<Vec<_>>>()?;
@@ -450,7 +520,7 @@ impl Device {
     /// Gives pooled memory that no tensor uses back to the system.
     pub fn trim(&self) -> Result<()> {
         let mut engine = lock(&self.0.engine);
-        self.flush_engine(&mut engine)?;
+        self.flush_engine(&mut engine, None)?;
         engine.give_back(&HashSet::new());
         self.0.counters.memory_bytes.store(engine.allocator.total_bytes() as u64, Ordering::Relaxed);
         Ok(())
@@ -467,6 +537,10 @@ impl Device {
     fn status_reset(&self) -> Command {
         let zero = Work::Upload(Arc::from(vec![0u8; status::WORDS * 4]));
         Command { op: "status", work: zero, inputs: vec![], outputs: vec![self.status()] }
+    }
+
+    pub(crate) fn forget_capture(&self, id: u64) {
+        lock(&self.0.dropped_captures).push(id);
     }
 
     /// Called when the last handle on a buffer is gone.

@@ -5,6 +5,7 @@
 //! the recording is planned and an executor runs it. Nothing above this crate knows which.
 
 mod buffer;
+pub mod capture;
 pub mod control;
 mod counters;
 pub mod cpu;

@@ -277,6 +277,7 @@ impl Engine {
     /// Takes up a new executor. Buffers below `first` lay on the old one.
     fn install(&mut self, source: Source, executor: Executor, life: &Arc<Life>, first: u64) {
         self.allocator = Allocator::after_loss(BufferId(first), self.life.error());
+        self.captures.clear();
         self.executor = executor;
         self.source = source;
         self.life = life.clone();

@@ -144,7 +144,7 @@ impl GpuTraits {
 }
 
 /// One run of a shader.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dispatch {
     /// Which shader.
     pub shader: Shader,

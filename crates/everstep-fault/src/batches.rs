@@ -54,10 +54,10 @@ pub trait Batches: State {
         Ok(None)
     }
 
-    /// The batch's tensors by their names: what a diagnosis calls them, and what planned faults change.
-    fn tensors(batch: &mut Self::Batch) -> Vec<(&'static str, &mut Tensor)> {
-        let _ = batch;
-        Vec::new()
+    /// Shows each of the batch's tensors with its name: what a diagnosis calls it, what planned faults change, and what differs
+    /// between steps that are captured. It shows all of them or none; of a batch that shows none, no step is captured.
+    fn tensors(batch: &mut Self::Batch, each: &mut dyn FnMut(&'static str, &mut Tensor)) {
+        let _ = (batch, each);
     }
 }
 
@@ -93,8 +93,9 @@ impl Batches for Loader {
         Ok(Some(Batch { x: select(&batch.x)?, y: select(&batch.y)?, ids, ..batch.clone() }))
     }
 
-    fn tensors(batch: &mut Batch) -> Vec<(&'static str, &mut Tensor)> {
-        vec![("x", &mut batch.x), ("y", &mut batch.y)]
+    fn tensors(batch: &mut Batch, each: &mut dyn FnMut(&'static str, &mut Tensor)) {
+        each("x", &mut batch.x);
+        each("y", &mut batch.y);
     }
 }
 
@@ -126,8 +127,8 @@ macro_rules! forward {
             $inner::part(batch, rows)
         }
 
-        fn tensors(batch: &mut Self::Batch) -> Vec<(&'static str, &mut Tensor)> {
-            $inner::tensors(batch)
+        fn tensors(batch: &mut Self::Batch, each: &mut dyn FnMut(&'static str, &mut Tensor)) {
+            $inner::tensors(batch, each);
         }
     };
 }

@@ -1,18 +1,18 @@
 //! Steps that go on whatever happens.
 
-use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::Instant;
 
 use everstep_data::Cursor;
 use everstep_device::DeviceKind;
 use everstep_nn::Module;
 use everstep_optim::{Optimizer, Rule};
-use everstep_tensor::{Record, Snapshot, StepOptions, Tensor, Verdict, with_probe};
+use everstep_tensor::{Record, Snapshot, StepOptions, Tensor, Verdict};
 
-use crate::chaos::{Chaos, Due, Plan};
+use crate::attempt::is_data;
+use crate::captures::Captures;
+use crate::chaos::{Chaos, Plan};
 use crate::durable::Durable;
 use crate::layout::Names;
 use crate::log::Log;
@@ -21,7 +21,6 @@ use crate::pace::{self, Pace};
 use crate::recover::{Case, Incident};
 use crate::state::{Memory, Progress, Seen, Whole};
 use crate::supervise::heartbeat;
-use crate::watch::Watch;
 use crate::watchdog::{Phase, Watchdog};
 use crate::{
     Answer, Batches, Diagnosis, Error, Event, Origin, Place, Policy, Report, Result, Resumed, Ring, Shutdown, Tally,
@@ -64,6 +63,9 @@ pub struct Guard {
     // The step that is looked at op by op when it runs again, and what that has shown.
     pub(crate) replaying: Option<Place>,
     pub(crate) found: Vec<Origin>,
+    pub(crate) captures: Captures,
+    // Whether the next step may be a captured one.
+    pub(crate) may_capture: bool,
     pub(crate) last_snapshot: u64,
     // Records that nobody has looked at.
     pub(crate) inbox: VecDeque<Record>,
@@ -97,7 +99,7 @@ pub(crate) struct UnderWay {
     pub(crate) attempt: u64,
     pub(crate) place: Place,
     // Its largest learning rate.
-    rate: f64,
+    pub(crate) rate: f64,
 }
 
 /// What came of asking for a batch.
@@ -145,6 +147,8 @@ impl Guard {
             case: None,
             replaying: None,
             found: Vec::new(),
+            captures: Captures::default(),
+            may_capture: false,
             last_snapshot: 0,
             inbox: VecDeque::new(),
             records: Vec::new(),
@@ -240,7 +244,10 @@ impl Guard {
             // Each op is read back: that takes as long as it takes.
             self.enter(Phase::Outside);
         }
-        match self.attempt::<B, E>(place, &mut batch, forward, looks) {
+        self.may_capture = self.policy.capture;
+        let outcome = self.attempt::<B, E>(place, &mut batch, forward, looks);
+        self.may_capture = false;
+        match outcome {
             Ok(found) if looks => self.found = found,
             Ok(_) => {}
             Err(error) => {
@@ -328,62 +335,6 @@ impl Guard {
             return Ok(Some(batch));
         }
         if rows.is_empty() { Ok(None) } else { B::part(&batch, &rows) }
-    }
-
-    /// One step, with the planned faults that are due; where it `looks`, what came up in it that is not finite.
-    pub(crate) fn attempt<B: Batches, E: From<Error>>(
-        &mut self,
-        place: Place,
-        batch: &mut B::Batch,
-        forward: &mut impl FnMut(&B::Batch) -> Result<Tensor, E>,
-        looks: bool,
-    ) -> Result<Vec<Origin>, E> {
-        let mut due = self.chaos.as_mut().map_or_else(Due::default, |chaos| chaos.due(place, B::samples(batch)));
-        self.events.extend(due.take_news().into_iter().map(|fault| Event::Injected { fault, place }));
-        if self.chaos.is_some() {
-            due.before::<B>(batch, &mut self.optimizer, &self.names.parameters)?;
-        }
-        let watch = (looks || due.wants_ops()).then(|| self.watch::<B>(batch, due.clone(), looks));
-        let optimizer = &self.optimizer;
-        let mut forward_and_backward = || {
-            let loss = forward(batch)?;
-            optimizer.backward(&loss).map_err(Error::from)?;
-            Ok(loss)
-        };
-        let loss: Result<Tensor, E> = match &watch {
-            Some(watch) => with_probe(watch, forward_and_backward),
-            None => forward_and_backward(),
-        };
-        let loss = loss.inspect_err(|_| self.optimizer.zero_grad())?;
-        due.gradients(&self.names.parameters)?;
-        let mut found = Vec::new();
-        if let Some(watch) = &watch {
-            let mut watch = watch.borrow_mut();
-            watch.look_at_gradients().map_err(Error::from)?;
-            found = std::mem::take(&mut watch.found);
-        }
-        self.step_on(&loss, place)?;
-        Ok(found)
-    }
-
-    fn watch<B: Batches>(&self, batch: &mut B::Batch, due: Due, looks: bool) -> Rc<RefCell<Watch>> {
-        let samples = B::samples(batch).to_vec();
-        let batch = B::tensors(batch).into_iter().map(|(name, tensor)| (name, tensor.clone())).collect();
-        let names = self.names.parameters.clone();
-        Rc::new(RefCell::new(Watch { due, looks, names, batch, samples, ..Watch::default() }))
-    }
-
-    fn step_on(&mut self, loss: &Tensor, place: Place) -> Result<()> {
-        let groups = 0..self.optimizer.arena().groups().len();
-        let next = self.optimizer.gate().latest();
-        let rate = groups.map(|group| self.optimizer.learning_rate(group, next)).fold(0.0, f64::max);
-        match self.optimizer.step(loss) {
-            // An earlier step met bad data: its record says so, and it was refused.
-            Err(error) if is_data(&error) => {}
-            outcome => outcome?,
-        }
-        self.under_way.push_back(UnderWay { attempt: self.optimizer.gate().attempts(), place, rate });
-        Ok(())
     }
 
     /// Waits for the records of all steps so far.
@@ -519,6 +470,7 @@ impl Guard {
     /// The optimizer, for what is changed on purpose: a learning rate, a plateau's metric. Its steps are the guard's.
     pub fn optimizer_mut(&mut self) -> &mut Optimizer {
         self.touched = true;
+        self.captures.check_all();
         &mut self.optimizer
     }
 
@@ -551,11 +503,6 @@ impl Guard {
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
-}
-
-fn is_data(error: &everstep_optim::Error) -> bool {
-    use everstep_optim::Error as Optim;
-    matches!(error, Optim::Tensor(everstep_tensor::Error::Device(everstep_device::Error::OutOfRange { .. })))
 }
 
 impl std::fmt::Debug for Guard {

@@ -4,7 +4,9 @@
 //! state before it stays in place; when the host learns of it, [`decide`], a pure function, says what to do, and the guard
 //! does it: run the step again, leave its batch out, go back to a snapshot, lower the learning rate, or stop with a report.
 
+mod attempt;
 mod batches;
+mod captures;
 pub mod chaos;
 pub mod checkpoint;
 mod curve;

@@ -17,6 +17,10 @@ pub struct Policy {
     pub slow: SlowFaults,
     /// Steps that the host may be ahead of the records it has seen, 0 to 16.
     pub in_flight: usize,
+    /// Whether a step is recorded once per shape of its batch and then run again as it is, without the program's forward pass
+    /// being called: the same bits at less cost. It asks of the forward pass to depend on its batch and the model alone. A
+    /// step that reads a result back, or keeps one of its tensors, is never captured.
+    pub capture: bool,
     /// The fewest steps between snapshots; 0 for none but that of the start.
     pub interval: u64,
     /// The largest share of the steps' time that taking snapshots may cost, more than 0: they are taken less often where they
@@ -82,6 +86,7 @@ impl Default for Policy {
             answer: Answer::Recover,
             detection: Detection::spikes(),
             in_flight: 4,
+            capture: true,
             interval: 50,
             snapshot_cost: Some(0.01),
             snapshots: 4,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use everstep_tensor::{Parameter, RandomStream, RunningBuffer, Shape};
+use everstep_tensor::{Parameter, RandomStream, RunningBuffer, Shape, structure_changed};
 
 use crate::{Error, Pattern, Result};
 
@@ -26,7 +26,9 @@ impl Mode {
 
     /// Switches.
     pub fn set_training(&self, training: bool) {
-        self.0.store(training, Ordering::Relaxed);
+        if self.0.swap(training, Ordering::Relaxed) != training {
+            structure_changed();
+        }
     }
 }
 

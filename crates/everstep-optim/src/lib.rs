@@ -4,6 +4,7 @@
 //! a faulty step is refused, and every bit of the parameters and of the optimizer's state stays as it was.
 
 mod adam;
+mod captured;
 mod error;
 mod groups;
 mod optimizer;
@@ -15,6 +16,7 @@ mod schedule;
 mod sgd;
 
 pub use adam::{Adam, AdamW};
+pub use captured::{CapturedStep, KeptStep};
 pub use error::{Error, Result};
 pub use groups::Groups;
 pub use optimizer::Optimizer;

@@ -46,6 +46,8 @@ pub struct Optimizer {
     updated: Option<Updated>,
     clip_value: f32,
     delivered: VecDeque<Record>,
+    // Memory for records that come in: empty between calls.
+    arrived: Vec<Record>,
 }
 
 /// What a step has updated.
@@ -91,6 +93,7 @@ impl Optimizer {
             updated: None,
             clip_value: f32::MAX,
             delivered: VecDeque::new(),
+            arrived: Vec::new(),
         })
     }
 
@@ -282,22 +285,54 @@ impl Optimizer {
     /// a label or index outside its range: it was refused, and training may go on.
     pub fn step(&mut self, loss: &Tensor) -> Result<()> {
         self.gate.check(loss)?;
-        self.arena.finish_gradients()?;
+        self.prepare()?;
+        self.record(loss)?;
+        self.deliver()
+    }
+
+    /// Records what the next step needs and is not the same in each.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
         self.supply()?;
-        let trainable = self.arena.trainable();
-        let version = self.arena.version();
-        if self.updated.as_ref().is_some_and(|last| last.trainable != trainable || last.version != version) {
-            self.gate.expect_changes()?;
+        let Self { arena, gate, updated, .. } = self;
+        let Some(last) = updated else { return Ok(()) };
+        if last.version != arena.version() || !arena.is_trainable(&last.trainable) {
+            gate.expect_changes()?;
+            (last.version, last.trainable) = (arena.version(), arena.trainable());
         }
+        Ok(())
+    }
+
+    /// Records the judgement of a step and its update.
+    pub(crate) fn record(&mut self, loss: &Tensor) -> Result<()> {
+        self.arena.finish_gradients()?;
+        let trainable = self.arena.trainable();
         self.gate.judge(&self.arena, loss)?;
         self.update(&trainable)?;
         self.gate.seal()?;
         self.gate.settle(&self.arena)?;
         self.arena.mark_changed();
         self.updated = Some(Updated { trainable, version: self.arena.version() });
-        let mut records = Vec::new();
+        Ok(())
+    }
+
+    /// A step has run again that was captured: what it has left behind.
+    pub(crate) fn replayed(&mut self, record: &Tensor) {
+        self.gate.replayed(record);
+        self.arena.mark_changed();
+        if let Some(last) = &mut self.updated {
+            last.version = self.arena.version();
+        }
+    }
+
+    /// Ends a step that [`Optimizer::end_step`] has recorded or [`Optimizer::replay`] has run: the records that are due come in.
+    ///
+    /// # Errors
+    /// As [`Optimizer::step`].
+    pub fn deliver(&mut self) -> Result<()> {
+        let mut records = std::mem::take(&mut self.arrived);
         let outcome = self.gate.deliver(&mut records);
-        self.keep(records);
+        self.keep(&mut records);
+        self.arrived = records;
         Ok(outcome?)
     }
 
@@ -340,16 +375,16 @@ impl Optimizer {
         let mut records = Vec::new();
         // Each call that fails has taken the record that it failed about.
         while self.gate.drain(&mut records).is_err() && self.gate.is_behind() {}
-        self.keep(records);
+        self.keep(&mut records);
     }
 
-    fn keep(&mut self, records: Vec<Record>) {
-        for record in &records {
+    fn keep(&mut self, records: &mut Vec<Record>) {
+        for record in records.iter() {
             if record.verdict != Verdict::Commit {
                 tracing::warn!(attempt = record.attempt, faults = record.faults, loss = record.loss, "step refused");
             }
         }
-        self.delivered.extend(records);
+        self.delivered.extend(records.drain(..));
         // A program that never takes its records does not collect them for ever.
         while self.delivered.len() > 4096 {
             self.delivered.pop_front();
@@ -368,7 +403,7 @@ impl Optimizer {
     pub fn finish(&mut self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         let outcome = self.gate.drain(&mut records);
-        self.keep(records);
+        self.keep(&mut records);
         outcome?;
         Ok(self.take_records())
     }

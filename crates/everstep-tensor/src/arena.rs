@@ -191,6 +191,13 @@ impl Arena {
         ranges
     }
 
+    /// Whether [`Arena::trainable`] would give `ranges`.
+    pub fn is_trainable(&self, ranges: &[(usize, Range<usize>)]) -> bool {
+        let learns = |slot: &Range<usize>| ranges.iter().any(|(_, range)| range.contains(&slot.start));
+        let mut slots = self.parameters.iter().zip(&self.slots).filter(|(_, slot)| !slot.is_empty());
+        slots.all(|(parameter, slot)| parameter.is_trainable() == learns(slot))
+    }
+
     /// Elements of each buffer, padding included.
     pub fn elements(&self) -> usize {
         self.elements
@@ -259,6 +266,11 @@ impl Arena {
     /// Ends the collection of gradients for a step: slots that none reached are zeroed, frozen parameters' too.
     pub fn finish_gradients(&self) -> Result<()> {
         self.parameters.iter().try_for_each(Parameter::finish_gradient)
+    }
+
+    /// Whether no gradient has been collected since the last step.
+    pub fn is_at_rest(&self) -> bool {
+        self.parameters.iter().all(Parameter::is_at_rest)
     }
 
     /// The parameters' values and the running buffers, committed and pending: gradients are made anew by every step.

@@ -16,6 +16,7 @@ mod probe;
 mod raw;
 mod state;
 mod step;
+mod structure;
 mod tensor;
 mod window;
 
@@ -35,5 +36,6 @@ pub use parameter::{Draw, Parameter, RandomStream};
 pub use probe::{Phase, Probe, Seen, with_probe};
 pub use state::{Snapshot, State, Visit, buffer_sizes};
 pub use step::{LossScale, StepGate, StepOptions};
+pub use structure::{structure_changed, structure_version};
 pub use tensor::{Tensor, TensorRead};
 pub use window::{ConvOptions, Pair, PoolOptions};

@@ -203,7 +203,17 @@ impl Parameter {
 
     /// Freezes it, or lets it learn again.
     pub fn set_trainable(&self, trainable: bool) {
-        self.0.trainable.store(trainable, Ordering::Relaxed);
+        if self.0.trainable.swap(trainable, Ordering::Relaxed) != trainable {
+            crate::structure_changed();
+        }
+    }
+
+    /// Whether no gradient has been collected since the last step, so that the next one begins anew.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match &self.0.home().gradient {
+            Gradient::Free(gradient) => gradient.is_none(),
+            Gradient::Slot { holds, .. } => !matches!(holds, Holds::Gradient(_)),
+        }
     }
 
     /// Whether two handles are the same parameter.

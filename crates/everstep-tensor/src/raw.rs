@@ -1,6 +1,6 @@
 //! Looking at memory, and changing it, past everything that keeps account of it: for diagnosis and planned faults.
 
-use everstep_device::{Command, DType, Element, Slice, Work, bf16, f16};
+use everstep_device::{Command, DType, Element, Region, Slice, Work, bf16, f16};
 
 use crate::{Error, Result, Tensor, no_grad};
 
@@ -30,6 +30,17 @@ impl Tensor {
             DType::BF16 => bf16::decode(&bytes).into_iter().map(bf16::to_f32).collect(),
             _ => f32::decode(&bytes),
         })
+    }
+
+    /// The part of a buffer that its layout counts from.
+    ///
+    /// ```
+    /// # use everstep_tensor::{Device, Tensor};
+    /// assert_eq!(Tensor::zeros(&[2, 3], &Device::cpu())?.memory().bytes(), 24);
+    /// # Ok::<(), everstep_tensor::Error>(())
+    /// ```
+    pub fn memory(&self) -> Region {
+        self.region().clone()
     }
 
     /// Whether it lies in the same piece of memory as `other`.

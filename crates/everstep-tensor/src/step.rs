@@ -400,6 +400,18 @@ impl StepGate {
         Ok(())
     }
 
+    /// Where the record of the step judged last is written; `None` where it was delivered.
+    pub fn record(&self) -> Option<&Tensor> {
+        self.record.as_ref()
+    }
+
+    /// Counts a step that was not recorded anew: what was kept of an earlier one has run, and its record is `record`.
+    pub fn replayed(&mut self, record: &Tensor) {
+        self.record = Some(record.clone());
+        self.attempts += 1;
+        self.moments.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Ends the step: runs the recording, begins to read its record, and appends the records that are due to `records`.
     ///
     /// # Errors

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
+use wgpu::{BindGroup, Buffer, BufferUsages, ComputePass};
 
 use super::driver::Driver;
+use super::kept::KeptPlan;
 use super::pipelines::{Pipeline, Pipelines};
 use super::read::{PendingRead, StagingPool, rounded};
 use crate::counters::AtomicCounters;
@@ -22,52 +23,78 @@ pub(super) const UNIFORM_BYTES: u64 = 1024;
 const MAX_BIND_GROUPS: usize = 1 << 16;
 
 /// A buffer of memory and a number for cache keys that is never used twice.
-struct Memory {
-    buffer: Buffer,
+pub(super) struct Memory {
+    pub(super) buffer: Buffer,
     unique: u64,
 }
 
 /// A bind group's storage bindings: how many are inputs, and each one's (memory, offset, bytes).
 type BindKey = (usize, Vec<(u64, usize, usize)>);
 
-/// A storage binding: the buffer, its number, first byte and length.
-type Binding = (Buffer, u64, usize, usize);
-
-fn binding_entry((index, (buffer, _, offset, bytes)): (usize, &Binding)) -> wgpu::BindGroupEntry<'_> {
-    let size = NonZeroU64::new((*bytes as u64).next_multiple_of(4).max(4));
-    let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: *offset as u64, size });
-    wgpu::BindGroupEntry { binding: index as u32, resource }
-}
-
 pub(crate) struct GpuExecutor {
     device: wgpu::Device,
-    queue: wgpu::Queue,
+    pub(super) queue: wgpu::Queue,
     traits: GpuTraits,
-    driver: Driver,
+    pub(super) driver: Driver,
     memory: Vec<Option<Memory>>,
     next_unique: u64,
     // Copies of inputs that overlap an output, by order of use in a flush.
     copies: Vec<Memory>,
     pipelines: Pipelines,
     bind_groups: HashMap<BindKey, BindGroup>,
+    // The one looked up last: its memory is used again.
+    key: BindKey,
+    pub(super) kept: HashMap<u64, KeptPlan>,
+    // Steps of one command: their memory is used again.
+    pub(super) fresh: Vec<Step>,
     uniforms: Option<(Buffer, BindGroup)>,
     uploads: Option<Buffer>,
     staging: StagingPool,
 }
 
-/// What a flush puts into the shared buffers, and where.
-#[derive(Default)]
-struct Prepared {
-    uniforms: Vec<u8>,
-    uploads: Vec<u8>,
-    commands: Vec<Encoded>,
+/// What the commands of one run have in common while they become steps.
+pub(super) struct Encoding<'a> {
+    // Copies of inputs that overlap an output, by order of use, and how many are used.
+    pub(super) copies: &'a mut Vec<Memory>,
+    pub(super) used: usize,
+    pub(super) uploads: Option<&'a Buffer>,
+    pub(super) counters: &'a AtomicCounters,
 }
 
-enum Encoded {
+/// Whether an operand is an input in memory that the command also writes.
+fn is_aliased(command: &PlannedCommand, operand: usize) -> bool {
+    let input = command.inputs.get(operand);
+    input.is_some_and(|input| command.outputs.iter().any(|output| output.memory == input.memory))
+}
+
+fn binding_entry<'a>(
+    (index, (buffer, (_, offset, bytes))): (usize, (&'a Buffer, &(u64, usize, usize))),
+) -> wgpu::BindGroupEntry<'a> {
+    let size = NonZeroU64::new((*bytes as u64).next_multiple_of(4).max(4));
+    let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: *offset as u64, size });
+    wgpu::BindGroupEntry { binding: index as u32, resource }
+}
+
+/// What a flush puts into the shared buffers, and where.
+#[derive(Default)]
+pub(super) struct Prepared {
+    pub(super) uniforms: Vec<u8>,
+    pub(super) uploads: Vec<u8>,
+    pub(super) commands: Vec<Encoded>,
+}
+
+#[derive(Clone)]
+pub(super) enum Encoded {
     Dispatch { pipeline: Arc<Pipeline>, uniform: u32, workgroups: [u32; 3] },
     Upload { offset: u64 },
     Copy,
     Nothing,
+}
+
+/// What is encoded: a command is one or more of these.
+pub(super) enum Step {
+    Dispatch { pipeline: Arc<Pipeline>, group: BindGroup, uniform: u32, workgroups: [u32; 3] },
+    Transfer { source: Buffer, from: u64, target: Buffer, to: u64, bytes: u64 },
 }
 
 impl GpuExecutor {
@@ -85,6 +112,9 @@ impl GpuExecutor {
             copies: Vec::new(),
             pipelines,
             bind_groups: HashMap::new(),
+            key: BindKey::default(),
+            kept: HashMap::new(),
+            fresh: Vec::new(),
             uniforms: None,
             uploads: None,
         }
@@ -135,67 +165,100 @@ impl GpuExecutor {
     pub(crate) fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
         let prepared = self.prepare(plan, counters)?;
         self.write_shared(&prepared)?;
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("flush") };
-        let mut encoder = self.device.create_command_encoder(&descriptor);
-        let mut pass: Option<ComputePass<'static>> = None;
-        let mut copies = 0;
-        for (command, encoded) in plan.commands.iter().zip(&prepared.commands) {
-            match encoded {
-                Encoded::Dispatch { pipeline, uniform, workgroups } => {
-                    let bindings = self.bindings(command, &mut encoder, &mut pass, &mut copies)?;
-                    let group = self.bind_group(command.inputs.len(), bindings, counters)?;
-                    let pass = pass.get_or_insert_with(|| {
-                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
-                    });
-                    pass.set_pipeline(&pipeline.pipeline);
-                    pass.set_bind_group(0, &group, &[]);
-                    if let Some((_, uniforms)) = &self.uniforms {
-                        pass.set_bind_group(1, uniforms, &[*uniform]);
-                    }
-                    pass.dispatch_workgroups(workgroups[0], workgroups[1], workgroups[2]);
-                }
-                Encoded::Upload { offset } => {
-                    pass = None;
-                    let target = &command.outputs[0];
-                    if let (Some(uploads), Some(memory)) = (&self.uploads, self.buffer(target)) {
-                        let bytes = (target.bytes as u64).next_multiple_of(4);
-                        encoder.copy_buffer_to_buffer(uploads, *offset, &memory.buffer, target.offset as u64, bytes);
-                    }
-                }
-                Encoded::Copy => {
-                    pass = None;
-                    self.copy(command, &mut encoder, &mut copies)?;
-                }
-                Encoded::Nothing => {}
-            }
-        }
-        drop(pass);
-        self.queue.submit([encoder.finish()]);
+        let (uploads, mut copies) = (self.uploads.clone(), std::mem::take(&mut self.copies));
+        let mut steps = Vec::with_capacity(plan.commands.len());
+        let mut encoding = Encoding { copies: &mut copies, used: 0, uploads: uploads.as_ref(), counters };
+        let outcome = plan
+            .commands
+            .iter()
+            .zip(&prepared.commands)
+            .try_for_each(|(command, encoded)| self.steps_of(command, encoded, &mut encoding, &mut steps));
+        self.copies = copies;
+        outcome?;
+        self.submit(&steps, self.uniforms.as_ref().map(|(_, group)| group));
         let op = plan.commands.last().map_or("flush", |command| command.op);
         self.driver.check(op)
     }
 
-    /// Encodes a copy; one within one buffer takes a detour, because wgpu allows none.
-    fn copy(&mut self, command: &PlannedCommand, encoder: &mut CommandEncoder, copies: &mut usize) -> Result<()> {
+    /// Encodes steps, dispatches that follow each other in one pass, and submits them.
+    pub(super) fn submit(&self, steps: &[Step], uniforms: Option<&BindGroup>) {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("flush") };
+        let mut encoder = self.device.create_command_encoder(&descriptor);
+        let mut pass: Option<ComputePass<'static>> = None;
+        for step in steps {
+            match step {
+                Step::Dispatch { pipeline, group, uniform, workgroups } => {
+                    let pass = pass.get_or_insert_with(|| {
+                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
+                    });
+                    pass.set_pipeline(&pipeline.pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    if let Some(uniforms) = uniforms {
+                        pass.set_bind_group(1, uniforms, &[*uniform]);
+                    }
+                    pass.dispatch_workgroups(workgroups[0], workgroups[1], workgroups[2]);
+                }
+                Step::Transfer { source, from, target, to, bytes } => {
+                    pass = None;
+                    encoder.copy_buffer_to_buffer(source, *from, target, *to, *bytes);
+                }
+            }
+        }
+        drop(pass);
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Appends the steps of one command.
+    pub(super) fn steps_of(
+        &mut self,
+        command: &PlannedCommand,
+        encoded: &Encoded,
+        encoding: &mut Encoding<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<()> {
         let lost = || Error::Unwritten { op: command.op };
-        let (from, to) = (&command.inputs[0], &command.outputs[0]);
-        let (source, start) = if from.memory == to.memory {
-            (self.copy_elsewhere(from, encoder, copies)?.ok_or_else(lost)?.buffer.clone(), 0)
-        } else {
-            (self.buffer(from).ok_or_else(lost)?.buffer.clone(), from.offset as u64)
-        };
-        let target = &self.buffer(to).ok_or_else(lost)?.buffer;
-        let bytes = (to.bytes as u64).next_multiple_of(4);
-        encoder.copy_buffer_to_buffer(&source, start, target, to.offset as u64, bytes);
+        match encoded {
+            Encoded::Nothing => {}
+            Encoded::Dispatch { pipeline, uniform, workgroups } => {
+                let group = self.group_of(command, encoding, steps)?;
+                let (uniform, workgroups) = (*uniform, *workgroups);
+                steps.push(Step::Dispatch { pipeline: pipeline.clone(), group, uniform, workgroups });
+            }
+            Encoded::Upload { offset } => {
+                let target = &command.outputs[0];
+                if let (Some(uploads), Some(memory)) = (encoding.uploads, self.buffer(target)) {
+                    steps.push(Step::Transfer {
+                        source: uploads.clone(),
+                        from: *offset,
+                        target: memory.buffer.clone(),
+                        to: target.offset as u64,
+                        bytes: (target.bytes as u64).next_multiple_of(4),
+                    });
+                }
+            }
+            Encoded::Copy => {
+                let (from, to) = (&command.inputs[0], &command.outputs[0]);
+                // One within one buffer takes a detour, because wgpu allows none.
+                let (source, start) = if from.memory == to.memory {
+                    let copy = self.copy_elsewhere(from, encoding, steps)?.ok_or_else(lost)?;
+                    (encoding.copies[copy].buffer.clone(), 0)
+                } else {
+                    (self.buffer(from).ok_or_else(lost)?.buffer.clone(), from.offset as u64)
+                };
+                let target = self.buffer(to).ok_or_else(lost)?.buffer.clone();
+                let bytes = (to.bytes as u64).next_multiple_of(4);
+                steps.push(Step::Transfer { source, from: start, target, to: to.offset as u64, bytes });
+            }
+        }
         Ok(())
     }
 
-    fn buffer(&self, place: &Place) -> Option<&Memory> {
+    pub(super) fn buffer(&self, place: &Place) -> Option<&Memory> {
         self.memory.get(place.memory.0)?.as_ref()
     }
 
     /// Chooses pipelines and lays out the shared buffers.
-    fn prepare(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<Prepared> {
+    pub(super) fn prepare(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<Prepared> {
         let mut prepared = Prepared::default();
         let alignment = self.device.limits().min_uniform_buffer_offset_alignment.max(16) as usize;
         for command in &plan.commands {
@@ -230,17 +293,7 @@ impl GpuExecutor {
     fn write_shared(&mut self, prepared: &Prepared) -> Result<()> {
         let uniform_bytes = prepared.uniforms.len() as u64 + UNIFORM_BYTES;
         if self.uniforms.as_ref().is_none_or(|(buffer, _)| buffer.size() < uniform_bytes) {
-            let buffer = self.shared_buffer("uniforms", uniform_bytes, BufferUsages::UNIFORM)?;
-            let size = NonZeroU64::new(UNIFORM_BYTES);
-            let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("uniforms"),
-                layout: self.pipelines.uniform_layout(),
-                entries: &[wgpu::BindGroupEntry {
-                    binding: 0,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &buffer, offset: 0, size }),
-                }],
-            });
-            self.uniforms = Some((buffer, group));
+            self.uniforms = Some(self.uniform_buffer(uniform_bytes)?);
         }
         if let Some((buffer, _)) = self.uniforms.as_ref().filter(|_| !prepared.uniforms.is_empty()) {
             self.queue.write_buffer(buffer, 0, &prepared.uniforms);
@@ -258,84 +311,97 @@ impl GpuExecutor {
         Ok(())
     }
 
-    fn shared_buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
+    pub(super) fn shared_buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer> {
         self.new_buffer(Some(label), rounded(&self.device, bytes), usage | BufferUsages::COPY_DST)
     }
 
-    /// The command's storage bindings. wgpu tracks usage per buffer, so an input in a buffer that the command also
+    /// A buffer for uniforms, bound with a dynamic offset.
+    pub(super) fn uniform_buffer(&self, bytes: u64) -> Result<(Buffer, BindGroup)> {
+        let buffer = self.shared_buffer("uniforms", bytes, BufferUsages::UNIFORM)?;
+        let size = NonZeroU64::new(UNIFORM_BYTES);
+        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("uniforms"),
+            layout: self.pipelines.uniform_layout(),
+            entries: &[wgpu::BindGroupEntry {
+                binding: 0,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &buffer, offset: 0, size }),
+            }],
+        });
+        Ok((buffer, group))
+    }
+
+    /// The bind group of a command's storage. wgpu tracks usage per buffer, so an input in a buffer that the command also
     /// writes is first copied elsewhere.
-    fn bindings(
+    fn group_of(
         &mut self,
         command: &PlannedCommand,
-        encoder: &mut CommandEncoder,
-        pass: &mut Option<ComputePass<'static>>,
-        copies: &mut usize,
-    ) -> Result<Vec<Binding>> {
+        encoding: &mut Encoding<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<BindGroup> {
         let lost = || Error::Unwritten { op: command.op };
-        let mut bindings = Vec::with_capacity(command.inputs.len() + command.outputs.len());
-        for input in &command.inputs {
-            if command.outputs.iter().any(|output| output.memory == input.memory) {
-                *pass = None;
-                let copy = self.copy_elsewhere(input, encoder, copies)?.ok_or_else(lost)?;
-                bindings.push((copy.buffer.clone(), copy.unique, 0, input.bytes));
+        let (inputs, first_copy) = (command.inputs.len(), encoding.used);
+        let mut key = std::mem::take(&mut self.key);
+        key.0 = inputs;
+        key.1.clear();
+        for (index, place) in command.inputs.iter().chain(&command.outputs).enumerate() {
+            key.1.push(if is_aliased(command, index) {
+                let copy = self.copy_elsewhere(place, encoding, steps)?.ok_or_else(lost)?;
+                (encoding.copies[copy].unique, 0, place.bytes)
             } else {
-                bindings.push(self.binding(input).ok_or_else(lost)?);
-            }
+                // An empty place may begin at the end of its memory, where nothing can be bound.
+                let offset = if place.bytes == 0 { 0 } else { place.offset };
+                (self.buffer(place).ok_or_else(lost)?.unique, offset, place.bytes)
+            });
         }
-        for output in &command.outputs {
-            bindings.push(self.binding(output).ok_or_else(lost)?);
-        }
-        Ok(bindings)
-    }
-
-    fn binding(&self, place: &Place) -> Option<Binding> {
-        let memory = self.buffer(place)?;
-        // An empty place may begin at the end of its memory, where nothing can be bound.
-        let offset = if place.bytes == 0 { 0 } else { place.offset };
-        Some((memory.buffer.clone(), memory.unique, offset, place.bytes))
-    }
-
-    /// Encodes copying a place into memory that no other command of this flush touches; `None` where it was never
-    /// written. The copies keep their order from flush to flush and only grow, so bind groups of them stay cached.
-    fn copy_elsewhere(
-        &mut self,
-        place: &Place,
-        encoder: &mut CommandEncoder,
-        copies: &mut usize,
-    ) -> Result<Option<&Memory>> {
-        let Some(source) = self.buffer(place).map(|memory| memory.buffer.clone()) else { return Ok(None) };
-        let bytes = place.bytes.next_multiple_of(4);
-        if self.copies.get(*copies).is_none_or(|copy| (copy.buffer.size() as usize) < bytes) {
-            let copy = self.new_memory(crate::passes::size_class(bytes))?;
-            match self.copies.get_mut(*copies) {
-                Some(smaller) => *smaller = copy,
-                None => self.copies.push(copy),
-            }
-        }
-        let copy = &self.copies[*copies];
-        *copies += 1;
-        if bytes > 0 {
-            encoder.copy_buffer_to_buffer(&source, place.offset as u64, &copy.buffer, 0, bytes as u64);
-        }
-        Ok(Some(copy))
-    }
-
-    fn bind_group(&mut self, inputs: usize, bindings: Vec<Binding>, counters: &AtomicCounters) -> Result<BindGroup> {
-        let key: BindKey =
-            (inputs, bindings.iter().map(|(_, unique, offset, bytes)| (*unique, *offset, *bytes)).collect());
         if let Some(group) = self.bind_groups.get(&key) {
-            return Ok(group.clone());
+            let group = group.clone();
+            self.key = key;
+            return Ok(group);
         }
-        let entries: Vec<_> = bindings.iter().enumerate().map(binding_entry).collect();
-        let layout = self.pipelines.storage_layout(&self.device, (inputs, bindings.len() - inputs));
+        let mut copies = encoding.copies[first_copy..encoding.used].iter();
+        let mut buffers = Vec::with_capacity(key.1.len());
+        for (index, place) in command.inputs.iter().chain(&command.outputs).enumerate() {
+            let memory = if is_aliased(command, index) { copies.next() } else { self.buffer(place) };
+            buffers.push(memory.ok_or_else(lost)?.buffer.clone());
+        }
+        let entries: Vec<_> = buffers.iter().zip(&key.1).enumerate().map(binding_entry).collect();
+        let layout = self.pipelines.storage_layout(&self.device, (inputs, buffers.len() - inputs));
         let group =
             self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries });
         if self.bind_groups.len() >= MAX_BIND_GROUPS {
             self.bind_groups.clear();
         }
-        AtomicCounters::add(&counters.bind_groups, 1);
+        AtomicCounters::add(&encoding.counters.bind_groups, 1);
         self.bind_groups.insert(key, group.clone());
         Ok(group)
+    }
+
+    /// Appends copying a place into memory that no other command of this flush touches, and gives its position among the
+    /// copies; `None` where it was never written. The copies keep their order from flush to flush and only grow, so bind groups
+    /// of them stay cached.
+    fn copy_elsewhere(
+        &mut self,
+        place: &Place,
+        encoding: &mut Encoding<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Option<usize>> {
+        let Some(source) = self.buffer(place).map(|memory| memory.buffer.clone()) else { return Ok(None) };
+        let bytes = place.bytes.next_multiple_of(4);
+        let at = encoding.used;
+        if encoding.copies.get(at).is_none_or(|copy| (copy.buffer.size() as usize) < bytes) {
+            let copy = self.new_memory(crate::passes::size_class(bytes))?;
+            match encoding.copies.get_mut(at) {
+                Some(smaller) => *smaller = copy,
+                None => encoding.copies.push(copy),
+            }
+        }
+        encoding.used += 1;
+        if bytes > 0 {
+            let (from, bytes) = (place.offset as u64, bytes as u64);
+            let target = encoding.copies[at].buffer.clone();
+            steps.push(Step::Transfer { source, from, target, to: 0, bytes });
+        }
+        Ok(Some(at))
     }
 
     /// Begins to copy places into memory that the host can map, and zeroes `clear` behind them.

@@ -3,6 +3,7 @@
 mod adapters;
 mod driver;
 mod executor;
+mod kept;
 mod pipelines;
 mod read;
 

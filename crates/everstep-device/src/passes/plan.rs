@@ -6,6 +6,7 @@
 //! bind groups cached.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use super::coverage::Coverage;
 use crate::{BufferId, Command, Error, Result, Slice, Work};
@@ -49,6 +50,8 @@ pub struct Plan {
     pub fresh: Vec<BufferId>,
     /// How many commands were dropped because nothing needs what they write.
     pub dropped: usize,
+    /// Memory of buffers without handles that this recording writes first: between its commands alone it holds something.
+    pub temporaries: Vec<MemoryId>,
     // What is written of buffers that a lost device held.
     rewritten: HashMap<BufferId, Coverage>,
 }
@@ -74,6 +77,11 @@ pub struct Allocator {
     resident: HashMap<BufferId, MemoryId>,
     sizes: Vec<usize>, // by MemoryId; 0 where the memory was given back
     free: BTreeMap<usize, BTreeSet<MemoryId>>,
+    // Memory that kept recordings use from their first command to their last, with how many do. Whoever runs in between may use
+    // it, too, for what dies within one recording.
+    shared: HashMap<MemoryId, usize>,
+    // Of that, what no command is using; full but while a recording is planned.
+    idle: BTreeMap<usize, BTreeSet<MemoryId>>,
     // Buffers below this one lay on a device that was lost as the error says.
     past: Option<(BufferId, Error)>,
     // Of those, what was written since, until that is all of it.
@@ -135,8 +143,40 @@ impl Allocator {
         for buffer in buffers {
             self.rewritten.remove(&buffer);
             if let Some(memory) = self.resident.remove(&buffer) {
-                self.free.entry(self.sizes[memory.0]).or_default().insert(memory);
+                let pool = if self.shared.contains_key(&memory) { &mut self.idle } else { &mut self.free };
+                pool.entry(self.sizes[memory.0]).or_default().insert(memory);
             }
+        }
+    }
+
+    /// Sets memory apart for a recording that is kept; it is free at this moment.
+    pub fn share(&mut self, temporaries: &[MemoryId]) {
+        for &memory in temporaries {
+            let users = self.shared.entry(memory).or_insert(0);
+            *users += 1;
+            if *users == 1 {
+                self.move_between(memory, true);
+            }
+        }
+    }
+
+    /// Takes back what [`Allocator::share`] did.
+    pub fn unshare(&mut self, temporaries: &[MemoryId]) {
+        for memory in temporaries {
+            let Some(users) = self.shared.get_mut(memory) else { continue };
+            *users -= 1;
+            if *users == 0 {
+                self.shared.remove(memory);
+                self.move_between(*memory, false);
+            }
+        }
+    }
+
+    fn move_between(&mut self, memory: MemoryId, to_idle: bool) {
+        let size = self.sizes[memory.0];
+        let (from, to) = if to_idle { (&mut self.free, &mut self.idle) } else { (&mut self.idle, &mut self.free) };
+        if from.get_mut(&size).is_some_and(|pool| pool.remove(&memory)) {
+            to.entry(size).or_default().insert(memory);
         }
     }
 
@@ -159,7 +199,8 @@ impl Allocator {
     /// Forgets memory that could not be created, and the buffers that were to lie in it.
     pub fn forget(&mut self, memory: &HashSet<MemoryId>) {
         self.resident.retain(|_, at| !memory.contains(at));
-        self.free.values_mut().for_each(|free| free.retain(|at| !memory.contains(at)));
+        self.shared.retain(|at, _| !memory.contains(at));
+        self.free.values_mut().chain(self.idle.values_mut()).for_each(|free| free.retain(|at| !memory.contains(at)));
         memory.iter().for_each(|at| self.sizes[at.0] = 0);
     }
 
@@ -194,7 +235,10 @@ impl Allocator {
         self.release(dead.iter().copied().filter(|id| !last_use.contains_key(id)));
         for (index, command) in commands.into_iter().enumerate() {
             let inputs: Vec<_> = command.inputs.iter().filter_map(|&slice| self.place(slice)).collect();
-            let outputs = command.outputs.iter().map(|&slice| self.assign(slice, sizes, &mut plan.create)).collect();
+            let mut outputs = Vec::with_capacity(command.outputs.len());
+            for &slice in &command.outputs {
+                outputs.push(self.assign(slice, sizes, dead.contains(&slice.buffer), &mut plan));
+            }
             let touched = command.inputs.iter().chain(&command.outputs).map(|slice| slice.buffer);
             self.release(touched.filter(|id| dead.contains(id) && last_use[id] == index).collect::<Vec<_>>());
             plan.commands.push(PlannedCommand { op: command.op, work: command.work, inputs, outputs });
@@ -238,24 +282,36 @@ impl Allocator {
         written.filter(|id| !dead.contains(id) && !self.resident.contains_key(id)).collect()
     }
 
-    fn assign(&mut self, slice: Slice, sizes: &HashMap<BufferId, usize>, create: &mut Vec<(MemoryId, usize)>) -> Place {
-        let memory = match self.resident.get(&slice.buffer) {
-            Some(&memory) => memory,
-            None => {
-                let class = size_class(sizes.get(&slice.buffer).copied().unwrap_or(slice.offset + slice.bytes));
-                let free = self.free.get_mut(&class).and_then(BTreeSet::pop_first);
-                let memory = free.unwrap_or_else(|| {
-                    self.sizes.push(class);
-                    let memory = MemoryId(self.sizes.len() - 1);
-                    create.push((memory, class));
-                    memory
-                });
-                self.resident.insert(slice.buffer, memory);
-                memory
-            }
-        };
+    fn assign(&mut self, slice: Slice, sizes: &HashMap<BufferId, usize>, temporary: bool, plan: &mut Plan) -> Place {
+        if let Some(&memory) = self.resident.get(&slice.buffer) {
+            return Place { memory, offset: slice.offset, bytes: slice.bytes };
+        }
+        let class = size_class(sizes.get(&slice.buffer).copied().unwrap_or(slice.offset + slice.bytes));
+        let idle = if temporary { take(&mut self.idle, class..=class) } else { None };
+        let free = || self.free.get_mut(&class).and_then(BTreeSet::pop_first);
+        let found = idle.or_else(free);
+        // Of a smaller batch than that of a kept recording: better too large a piece than one more.
+        let larger = || if temporary { take(&mut self.idle, class..=class.saturating_mul(LARGER)) } else { None };
+        let memory = found.or_else(larger).unwrap_or_else(|| {
+            self.sizes.push(class);
+            let memory = MemoryId(self.sizes.len() - 1);
+            plan.create.push((memory, class));
+            memory
+        });
+        if temporary && !plan.temporaries.contains(&memory) {
+            plan.temporaries.push(memory);
+        }
+        self.resident.insert(slice.buffer, memory);
         Place { memory, offset: slice.offset, bytes: slice.bytes }
     }
+}
+
+/// How much larger than what it serves the memory of kept recordings may be.
+const LARGER: usize = 8;
+
+/// The first free memory of the smallest of these sizes.
+fn take(pool: &mut BTreeMap<usize, BTreeSet<MemoryId>>, sizes: RangeInclusive<usize>) -> Option<MemoryId> {
+    pool.range_mut(sizes).find_map(|(_, free)| free.pop_first())
 }
 
 /// Drops every command whose outputs are all dead and never read after it.

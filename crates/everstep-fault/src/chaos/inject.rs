@@ -62,6 +62,11 @@ impl Chaos {
 
 impl Due {
     /// Whether ops must be looked at.
+    /// Whether nothing is due.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     pub(crate) fn wants_ops(&self) -> bool {
         let is_op = |target: &Target| matches!(target, Target::Activation { .. } | Target::Backward { .. });
         self.faults.iter().any(|(_, fault)| is_op(&fault.target))
@@ -87,15 +92,21 @@ impl Due {
                 (Target::LearningRate, Damage::Scale { factor }) => rate *= f64::from(factor),
                 (Target::Time, Damage::Delay { delay_ms }) => std::thread::sleep(Duration::from_millis(delay_ms)),
                 (Target::Labels { classes }, _) => {
-                    let y = named::<B>(batch, "y").ok_or_else(|| failed("the batch has no tensor y"))?;
-                    *y = random_classes(y, *classes, self.seed)?;
+                    let change = |y: &mut Tensor| {
+                        *y = random_classes(y, *classes, self.seed)?;
+                        Ok(())
+                    };
+                    change_tensor::<B>(batch, "y", change).ok_or_else(|| failed("the batch has no tensor y"))??;
                 }
                 (Target::Batch { tensor }, _) => {
-                    let x = named::<B>(batch, tensor).ok_or_else(|| failed("the batch has no such tensor"))?;
                     let row = sample_row(fault, &samples);
-                    // Another holder of the same memory keeps what it has.
-                    *x = x.copy()?;
-                    x.tamper(|elements| fault.damage_row(elements, row, samples.len()))?;
+                    let change = |x: &mut Tensor| {
+                        // Another holder of the same memory keeps what it has.
+                        *x = x.copy()?;
+                        Ok(x.tamper(|elements| fault.damage_row(elements, row, samples.len()))?)
+                    };
+                    change_tensor::<B>(batch, tensor, change)
+                        .ok_or_else(|| failed("the batch has no such tensor"))??;
                 }
                 (Target::Weight { parameter }, _) => {
                     let parameter = find(names, parameter).ok_or_else(|| fault.no_parameter(*number, names))?;
@@ -151,8 +162,19 @@ fn find<'a>(names: &'a [(String, Parameter)], name: &str) -> Option<&'a Paramete
     names.iter().find(|(known, _)| known == name).map(|(_, parameter)| parameter)
 }
 
-fn named<'a, B: Batches>(batch: &'a mut B::Batch, name: &str) -> Option<&'a mut Tensor> {
-    B::tensors(batch).into_iter().find(|(known, _)| *known == name).map(|(_, tensor)| tensor)
+/// Changes the batch's tensor of that name; `None` where it has none.
+fn change_tensor<B: Batches>(
+    batch: &mut B::Batch,
+    name: &str,
+    mut change: impl FnMut(&mut Tensor) -> Result<()>,
+) -> Option<Result<()>> {
+    let mut outcome = None;
+    B::tensors(batch, &mut |known, tensor| {
+        if known == name && outcome.is_none() {
+            outcome = Some(change(tensor));
+        }
+    });
+    outcome
 }
 
 /// For a fault that follows a sample, its row.

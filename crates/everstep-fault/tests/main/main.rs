@@ -4,6 +4,7 @@
 #[path = "../../examples/campaigns/attribution.rs"]
 mod attribution;
 mod campaigns;
+mod captured;
 mod chaos;
 #[path = "../../examples/campaigns/confusion.rs"]
 mod confusion;

@@ -15,7 +15,8 @@ const POISONED: u64 = 1234;
 fn run(policy: Policy, harm: impl Fn(&Batch) -> Option<Tensor>) -> (PostMortem, Result<(), Error>) {
     let device = Device::isolated_cpu();
     let model = Linear::new(64, 10, &mut Generator::new(1), &device).unwrap();
-    let mut guard = Guard::new(&model, AdamW::new(3e-3), policy).unwrap();
+    // `harm` looks at what the host knows of a batch: it must be called for each.
+    let mut guard = Guard::new(&model, AdamW::new(3e-3), Policy { capture: false, ..policy }).unwrap();
     let mut loader =
         Loader::new(everstep_data::digits().unwrap(), LoaderConfig::new(BATCH).shuffle(7), &device).unwrap();
     let forward = |batch: &Batch| {
