@@ -105,6 +105,8 @@ impl Drop for Capture {
 pub(crate) struct Captured {
     pub(crate) plan: Plan,
     pub(crate) patches: Vec<Patch>,
+    // Bytes of each input.
+    sizes: Vec<usize>,
     // Buffers that were there before and are not inputs.
     outer: HashSet<BufferId>,
 }
@@ -217,7 +219,8 @@ impl Request<'_> {
                 }
             }
         }
-        Captured { patches, outer: trace.outer().collect(), plan }
+        let sizes = self.inputs.iter().map(|input| input.bytes).collect();
+        Captured { patches, sizes, outer: trace.outer().collect(), plan }
     }
 }
 
@@ -316,10 +319,14 @@ impl Engine {
     fn replay(&mut self, id: u64, inputs: &[Slice], counters: &AtomicCounters) -> Result<()> {
         let Self { captures, allocator, executor, life, .. } = self;
         let Some(captured) = captures.get_mut(&id) else { return Ok(()) };
+        if !captured.sizes.iter().copied().eq(inputs.iter().map(|input| input.bytes)) {
+            return Err(Error::Command {
+                op: "replay",
+                reason: "its inputs are not of the sizes of those that it was captured with",
+            });
+        }
         for patch in &captured.patches {
-            let missing = Error::Command { op: "replay", reason: "it has other inputs than what was captured" };
-            let input = *inputs.get(patch.input).ok_or(missing)?;
-            let input = allocator.written_place("replay", input)?;
+            let input = allocator.written_place("replay", inputs[patch.input])?;
             let place = &mut captured.plan.commands[patch.command].inputs[patch.at];
             (place.memory, place.offset) = (input.memory, input.offset + patch.offset);
         }

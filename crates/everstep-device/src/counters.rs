@@ -14,6 +14,8 @@ pub struct Counters {
     pub commands: u64,
     /// Commands dropped because nothing needed their result.
     pub dropped: u64,
+    /// Commands that became part of another one.
+    pub fused: u64,
     /// Copies left out because the producer wrote the target itself.
     pub elided: u64,
     /// Bytes copied from the host.
@@ -40,6 +42,7 @@ pub(crate) struct AtomicCounters {
     pub(crate) replays: AtomicU64,
     pub(crate) commands: AtomicU64,
     pub(crate) dropped: AtomicU64,
+    pub(crate) fused: AtomicU64,
     pub(crate) elided: AtomicU64,
     pub(crate) upload_bytes: AtomicU64,
     pub(crate) submissions: AtomicU64,
@@ -62,6 +65,7 @@ impl AtomicCounters {
             replays: self.replays.load(Relaxed),
             commands: self.commands.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
+            fused: self.fused.load(Relaxed),
             elided: self.elided.load(Relaxed),
             upload_bytes: self.upload_bytes.load(Relaxed),
             submissions: self.submissions.load(Relaxed),

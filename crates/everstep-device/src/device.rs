@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::capture::{Captured, Request, Trace};
 use crate::counters::AtomicCounters;
 use crate::life::Life;
 use crate::loss::{Current, Opened, Planned, Source};
-use crate::passes::{Allocator, MemoryId, Place, Plan, elide};
+use crate::passes::{Allocator, MemoryId, Place, Plan, elide, fuse};
 use crate::readback::{Pending, Readback};
 use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
 
@@ -159,6 +159,7 @@ pub(crate) struct Shared {
     pub(crate) current: Mutex<Current>,
     pub(crate) planned: Planned,
     pub(crate) next_buffer: AtomicU64,
+    fuses: AtomicBool,
     pub(crate) failures: Arc<AtomicU64>,
     pub(crate) counters: AtomicCounters,
     recorder: Mutex<Recorder>,
@@ -189,7 +190,7 @@ const _: () = assert_shared::<Arc<Shared>>();
 pub(crate) type Ran = (Option<std::result::Result<Trace, &'static str>>, Option<Plan>);
 
 /// A recording, the sizes of the buffers that it touches, and buffers without handles.
-type Taken = (Vec<Command>, HashMap<BufferId, usize>, HashSet<BufferId>);
+type Taken = ((Vec<Command>, Vec<usize>), HashMap<BufferId, usize>, HashSet<BufferId>);
 
 #[derive(Default)]
 struct Recorder {
@@ -286,6 +287,7 @@ impl Device {
             current: Mutex::new(current),
             planned: Planned::default(),
             next_buffer: AtomicU64::new(STATUS.0 + 1),
+            fuses: AtomicBool::new(true),
             failures,
             counters: AtomicCounters::default(),
             recorder: Mutex::default(),
@@ -326,6 +328,12 @@ impl Device {
     /// What it did so far.
     pub fn counters(&self) -> Counters {
         self.0.counters.snapshot()
+    }
+
+    /// Whether chains of pointwise commands are joined, as they are by default. The CPU engine gives the same bits either way;
+    /// a GPU's compiler may contract across what is joined.
+    pub fn set_fuse(&self, fuse: bool) {
+        self.0.fuses.store(fuse, Ordering::Relaxed);
     }
 
     /// A new buffer of `bytes` bytes for `op`, which a kernel can bind as a whole. Its memory is assigned when a
@@ -380,6 +388,11 @@ impl Device {
         if full { self.flush() } else { Ok(()) }
     }
 
+    /// What is recorded from here on is not joined with what was recorded before, as between a step and what comes before it.
+    pub fn fence(&self) {
+        lock(&self.0.recorder).recording.fence();
+    }
+
     /// How many recordings have failed, each with all its commands; it counts losses of the device, too. What was written
     /// by a command recorded before the last failure may not have been.
     pub fn failures(&self) -> u64 {
@@ -397,7 +410,7 @@ impl Device {
 
     /// As [`Device::flush`]; for a recording that may be kept, its trace and its plan.
     pub(crate) fn flush_engine(&self, engine: &mut Engine, request: Option<&Request<'_>>) -> Result<Ran> {
-        let Some((commands, sizes, dead)) = self.take_recording(engine) else {
+        let Some(((commands, fences), sizes, dead)) = self.take_recording(engine) else {
             engine.check()?;
             return Ok((None, None));
         };
@@ -410,7 +423,7 @@ impl Device {
         let flushes = self.counters().flushes;
         let trace = request.map(|request| request.trace(&commands, &dead, flushes));
         let resets = commands.iter().any(|command| command.outputs[..] == [self.status()]);
-        let plan = self.run(engine, commands, &sizes, &dead).inspect_err(|_| {
+        let plan = self.run(engine, (commands, &fences), &sizes, &dead).inspect_err(|_| {
             self.0.failures.fetch_add(1, Ordering::AcqRel);
             if resets {
                 lock(&self.0.recorder).recording.push_first(self.status_reset());
@@ -422,16 +435,18 @@ impl Device {
     fn run(
         &self,
         engine: &mut Engine,
-        mut commands: Vec<Command>,
+        (mut commands, fences): (Vec<Command>, &[usize]),
         sizes: &HashMap<BufferId, usize>,
         dead: &HashSet<BufferId>,
     ) -> Result<Plan> {
         let counters = &self.0.counters;
+        let fused = if self.0.fuses.load(Ordering::Relaxed) { fuse(&mut commands, fences, dead) } else { 0 };
         let elided = elide(&mut commands, sizes, dead, |buffer| engine.allocator.is_resident(buffer));
         let mut plan = engine.allocator.plan(commands, sizes, dead)?;
         AtomicCounters::add(&counters.flushes, 1);
         AtomicCounters::add(&counters.commands, plan.commands.len());
         AtomicCounters::add(&counters.dropped, plan.dropped);
+        AtomicCounters::add(&counters.fused, fused);
         AtomicCounters::add(&counters.elided, elided);
         for command in &plan.commands {
             if let Work::Upload(data) = &command.work {
@@ -468,13 +483,13 @@ impl Device {
         if !engine.captures.is_empty() {
             engine.drop_captures_of(&dead);
         }
-        let commands = std::mem::take(&mut recorder.recording).into_commands();
-        let touched = commands.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
+        let recorded = std::mem::take(&mut recorder.recording).into_parts();
+        let touched = recorded.0.iter().flat_map(|command| command.inputs.iter().chain(&command.outputs));
         let sizes = touched.filter_map(|s| Some((s.buffer, *recorder.sizes.get(&s.buffer)?))).collect();
         dead.iter().for_each(|id| {
             recorder.sizes.remove(id);
         });
-        Some((commands, sizes, dead))
+        Some((recorded, sizes, dead))
     }
 
     /// Runs the open recording and begins to read `slices` back. The host does not wait for a GPU. Data errors reported so

@@ -245,18 +245,20 @@ pub enum Instruction {
 }
 
 /// Formulas compiled to a list of instructions in which every value is computed once. Equal programs are one shader.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Program {
     inputs: Vec<DType>,
     instructions: Vec<Instruction>,
     dtypes: Vec<DType>,
     outputs: Vec<usize>,
+    // Values of f32 across which a shader's compiler may change nothing: results of what were kernels of their own.
+    sealed: Vec<usize>,
 }
 
 impl Program {
     /// Compiles one output per formula over inputs of these dtypes.
     pub fn new(inputs: &[DType], outputs: &[Expr]) -> Self {
-        let mut program = Self { inputs: inputs.to_vec(), instructions: vec![], dtypes: vec![], outputs: vec![] };
+        let mut program = Self { inputs: inputs.to_vec(), ..Self::default() };
         let mut known: HashMap<(Instruction, DType), usize> = HashMap::new();
         let mut position: HashMap<*const Node, usize> = HashMap::new();
         for node in topological(outputs) {
@@ -297,6 +299,17 @@ impl Program {
         self.dtypes[position]
     }
 
+    /// Whether a shader's compiler must compute the value at a position as if it were stored and loaded: then joined formulas
+    /// give the bits of single ones.
+    pub fn is_sealed(&self, position: usize) -> bool {
+        self.sealed.contains(&position)
+    }
+
+    /// Whether it was joined of several.
+    pub fn is_joined(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
     /// How many scalars a call supplies.
     pub fn scalars(&self) -> usize {
         let index = |instruction: &Instruction| match instruction {
@@ -319,6 +332,88 @@ impl Program {
     /// The position of each output.
     pub fn outputs(&self) -> &[usize] {
         &self.outputs
+    }
+}
+
+/// Several programs as one: what one computes is an argument of the next.
+#[derive(Debug, Default)]
+pub(crate) struct Joined {
+    inputs: Vec<DType>,
+    instructions: Vec<Instruction>,
+    dtypes: Vec<DType>,
+    known: HashMap<(Instruction, DType), usize>,
+    results: Vec<usize>,
+}
+
+impl Joined {
+    /// A new input; gives its value's position.
+    pub(crate) fn input(&mut self, dtype: DType) -> usize {
+        self.inputs.push(dtype);
+        self.add(Instruction::Input(self.inputs.len() - 1), dtype)
+    }
+
+    /// A value that is there already is not computed again.
+    fn add(&mut self, instruction: Instruction, dtype: DType) -> usize {
+        *self.known.entry((instruction.clone(), dtype)).or_insert_with(|| {
+            self.instructions.push(instruction);
+            self.dtypes.push(dtype);
+            self.instructions.len() - 1
+        })
+    }
+
+    /// Appends a program whose inputs are the values at `arguments`, and whose scalars follow `scalars` earlier ones. Gives the
+    /// positions of its outputs.
+    pub(crate) fn append(&mut self, program: &Program, arguments: &[usize], scalars: usize) -> Vec<usize> {
+        let mut places = Vec::with_capacity(program.instructions.len());
+        for (instruction, dtype) in program.instructions.iter().zip(&program.dtypes) {
+            let place = match instruction {
+                Instruction::Input(input) => arguments[*input],
+                Instruction::Constant(bits) => self.add(Instruction::Constant(*bits), *dtype),
+                Instruction::Scalar(index) => self.add(Instruction::Scalar(index + scalars), *dtype),
+                Instruction::Apply { function, overload, args } => {
+                    let args = args.iter().map(|&arg| places[arg]).collect();
+                    self.add(Instruction::Apply { function, overload: *overload, args }, *dtype)
+                }
+            };
+            places.push(place);
+        }
+        let results: Vec<usize> = program.outputs.iter().map(|&output| places[output]).collect();
+        self.results.extend(&results);
+        results
+    }
+
+    /// The program of the values at `outputs`, without what they do not need, and which inputs are left; `None` of no outputs.
+    pub(crate) fn finish(self, outputs: &[usize]) -> Option<(Program, Vec<usize>)> {
+        let mut needed = vec![false; self.instructions.len()];
+        outputs.iter().for_each(|&output| needed[output] = true);
+        for at in (0..needed.len()).rev() {
+            if let (true, Instruction::Apply { args, .. }) = (needed[at], &self.instructions[at]) {
+                args.iter().for_each(|&arg| needed[arg] = true);
+            }
+        }
+        let (mut program, mut used) = (Program::default(), Vec::new());
+        let mut places = vec![0; needed.len()];
+        for (at, instruction) in self.instructions.into_iter().enumerate().filter(|(at, _)| needed[*at]) {
+            places[at] = program.instructions.len();
+            program.dtypes.push(self.dtypes[at]);
+            program.instructions.push(match instruction {
+                Instruction::Input(input) => {
+                    used.push(input);
+                    program.inputs.push(self.inputs[input]);
+                    Instruction::Input(used.len() - 1)
+                }
+                Instruction::Apply { function, overload, args } => {
+                    Instruction::Apply { function, overload, args: args.iter().map(|&arg| places[arg]).collect() }
+                }
+                other => other,
+            });
+        }
+        program.outputs = outputs.iter().map(|&output| places[output]).collect();
+        let single = |at: &&usize| needed[**at] && self.dtypes[**at] == DType::F32;
+        program.sealed = self.results.iter().filter(single).map(|&at| places[at]).collect();
+        program.sealed.sort_unstable();
+        program.sealed.dedup();
+        (!outputs.is_empty()).then_some((program, used))
     }
 }
 

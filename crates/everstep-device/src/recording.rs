@@ -174,6 +174,7 @@ pub enum Shader {
 #[derive(Debug, Default)]
 pub struct Recording {
     commands: Vec<Command>,
+    fences: Vec<usize>,
     upload_bytes: usize,
 }
 
@@ -190,6 +191,7 @@ impl Recording {
     pub(crate) fn push_first(&mut self, command: Command) {
         self.push(command);
         self.commands.rotate_right(1);
+        self.fences.iter_mut().for_each(|fence| *fence += 1);
     }
 
     /// The commands, oldest first.
@@ -202,8 +204,13 @@ impl Recording {
         self.upload_bytes
     }
 
-    /// The commands, oldest first.
-    pub fn into_commands(self) -> Vec<Command> {
-        self.commands
+    /// What follows is not joined with what is there.
+    pub fn fence(&mut self) {
+        self.fences.push(self.commands.len());
+    }
+
+    /// The commands, oldest first, and the positions of those behind a fence.
+    pub fn into_parts(self) -> (Vec<Command>, Vec<usize>) {
+        (self.commands, self.fences)
     }
 }

@@ -28,6 +28,8 @@ impl Guard {
             self.step_captured::<B, E>(place, batch, forward)?;
             return Ok(Vec::new());
         }
+        // As a captured step, which is a recording of its own.
+        self.optimizer.device().fence();
         let watch = (looks || due.wants_ops()).then(|| self.watch::<B>(batch, due.clone(), looks));
         let both = || self.forward_and_backward::<B, E>(batch, forward);
         let loss: Result<Tensor, E> = match &watch {

@@ -215,7 +215,11 @@ impl Kernel for Pointwise {
                 params.extend(strides.iter().map(|&stride| stride as u32));
             }
         }
-        params.extend(self.scalars.iter().map(|scalar| scalar.to_bits()));
+        // A joined program may need fewer than its parts did.
+        params.extend(self.scalars.iter().take(self.program.scalars()).map(|scalar| scalar.to_bits()));
+        if self.program.is_joined() {
+            params.push(0);
+        }
         let access = Access { rank: walk.dims.len(), operands: walk.finds };
         // A thread writes a whole word: two elements where an output is packed.
         let elements = if self.program.packs_output() { 512 } else { 256 };

@@ -2,7 +2,9 @@
 
 mod coverage;
 mod elide;
+mod fuse;
 mod plan;
 
 pub use elide::elide;
+pub use fuse::fuse;
 pub use plan::{Allocator, MemoryId, Place, Plan, PlannedCommand, size_class};

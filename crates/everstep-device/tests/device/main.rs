@@ -4,6 +4,8 @@
 //! did runs on an isolated CPU device, or in a process of its own: [`alone`].
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
+mod captures;
+mod fusing;
 mod kernels;
 mod loss;
 mod memory;

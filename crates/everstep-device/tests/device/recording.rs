@@ -17,6 +17,8 @@ fn since(device: &Device, before: Counters) -> (u64, u64, u64) {
 fn null() -> (Device, Counters) {
     let device = Device::null();
     device.flush().unwrap();
+    // Each op stays a command of its own: `fusing.rs` joins them.
+    device.set_fuse(false);
     let counters = device.counters();
     (device, counters)
 }
