@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::conv_direct::{self, Direct};
 use super::conv_lower::{band_size, block_of, blocks, unfold, with_scratch};
-use super::matmul::{Matrix, activate, multiply_here};
+use super::matmul::{Matrix, activate, multiply_unpacked};
 use super::memory::Writer;
 use super::simd::simd;
 use crate::functions::Activation;
@@ -153,7 +154,7 @@ pub struct Conv {
 
 simd! {
     /// to = from + bias
-    fn add_bias(from: &[f32], bias: f32, to: &mut [f32]) {
+    pub(super) fn add_bias(from: &[f32], bias: f32, to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = *from + bias;
         }
@@ -162,7 +163,7 @@ simd! {
 
 simd! {
     /// to = max(from + bias, 0), NaN kept.
-    fn add_bias_relu(from: &[f32], bias: f32, to: &mut [f32]) {
+    pub(super) fn add_bias_relu(from: &[f32], bias: f32, to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             let sum = *from + bias;
             *to = if sum <= 0.0 { 0.0 } else { sum };
@@ -199,7 +200,7 @@ impl Conv {
             // So many outputs at a time that `gemm` reads the columns where they are.
             for (number, sums) in sums.chunks_mut(UNPACKED * count).enumerate() {
                 let weight = Matrix { values: &weight[number * UNPACKED * depth..], row: depth, column: 1 };
-                multiply_here((sums.len() / count, count, depth), (weight, columns), (sums, count), false);
+                multiply_unpacked((sums.len() / count, count, depth), (weight, columns), (sums, count), false);
             }
             for (output, sums) in sums.chunks_exact(count).enumerate() {
                 let bias = if self.bias { bias[group * g.outputs + output] } else { 0.0 };
@@ -239,6 +240,9 @@ impl Kernel for Conv {
         let y = &mut args.output::<f32>(0)[..g.output_count()];
         if y.is_empty() {
             return;
+        }
+        if let Some(direct) = Direct::forward(g) {
+            return conv_direct::forward(self, &direct, inputs, y);
         }
         let y = Writer::new(y);
         let size = block_of(g.positions());

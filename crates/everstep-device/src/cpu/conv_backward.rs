@@ -5,8 +5,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::conv::{ConvGeometry, ConvParams, SMALL};
+use super::conv_direct::{self, Direct, DirectWeight};
 use super::conv_lower::{band_size, block_of, blocks, fold, unfold, with_scratch};
-use super::matmul::{Matrix, multiply_here};
+use super::matmul::{Matrix, multiply_unpacked};
 use super::memory::Writer;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -39,7 +40,7 @@ impl ConvBackwardInput {
         let weight = Matrix { values: &weight[(channels.start * g.taps()).min(weight.len())..], row: 1, column: depth };
         if g.is_matrix() {
             let dy = Matrix { values: dy, row: g.positions(), column: 1 };
-            return multiply_here((rows, g.positions(), g.outputs), (weight, dy), (dx, g.positions()), false);
+            return multiply_unpacked((rows, g.positions(), g.outputs), (weight, dy), (dx, g.positions()), false);
         }
         dx.fill(0.0);
         let size = block_of(g.positions());
@@ -48,7 +49,7 @@ impl ConvBackwardInput {
                 let count = range.len();
                 let columns = &mut columns[..rows * count];
                 let dy = Matrix { values: &dy[range.start.min(dy.len())..], row: g.positions(), column: 1 };
-                multiply_here((rows, count, g.outputs), (weight, dy), (columns, count), false);
+                multiply_unpacked((rows, count, g.outputs), (weight, dy), (columns, count), false);
                 fold(g, columns, range, dx, band);
             }
         });
@@ -73,6 +74,9 @@ impl Kernel for ConvBackwardInput {
         let dx = &mut args.output::<f32>(0)[..g.input_count()];
         if dx.is_empty() {
             return;
+        }
+        if let Some(direct) = Direct::backward(g) {
+            return conv_direct::backward_input(g, &direct, inputs, dx);
         }
         let dx = Writer::new(dx);
         let pieces = channel_blocks(g);
@@ -140,13 +144,23 @@ impl ConvBackwardWeight {
     }
 
     /// The gradients of the weights of some channels of a group, from one part of the rows.
-    fn part(&self, part: usize, group: usize, channels: Range<usize>, (x, dy): (&[f32], &[f32]), to: &Writer<'_, f32>) {
+    fn part(
+        &self,
+        direct: Option<&DirectWeight>,
+        (part, group, channels): (usize, usize, Range<usize>),
+        (x, dy): (&[f32], &[f32]),
+        to: &Writer<'_, f32>,
+    ) {
         let g = &self.geometry;
         let (width, height) = (g.output[1], g.output[0].max(1));
         let rows = channels.len() * g.taps();
         let (mut row, end) = (part * self.part_rows, ((part + 1) * self.part_rows).min(g.batch * g.output[0]));
         let size = g.positions().div_ceil(g.positions().div_ceil(WEIGHT_BLOCK).max(1));
-        with_scratch([rows * size, band_size(g, size), g.outputs * rows], |[columns, band, sums]| {
+        let (buffers, distance) = match direct {
+            Some(direct) => (direct.buffers(channels.len()), direct.distance()),
+            None => ([rows * size, band_size(g, size)], g.outputs),
+        };
+        with_scratch([buffers[0], buffers[1], distance * rows], |[first_buffer, second_buffer, sums]| {
             sums.fill(0.0);
             while row < end {
                 let (image, first) = (row / height, row % height);
@@ -154,8 +168,14 @@ impl ConvBackwardWeight {
                 let plane = image * g.groups + group;
                 let x = &x[(plane * g.channels + channels.start) * g.pixels()..][..channels.len() * g.pixels()];
                 let dy = &dy[plane * g.outputs * g.positions()..(plane + 1) * g.outputs * g.positions()];
-                for range in blocks(first * width..last * width, size) {
-                    self.block((x, dy), range, [columns, band, sums], rows);
+                if let Some(direct) = direct {
+                    for some in blocks(first..last, direct.rows()) {
+                        direct.add((x, dy), (channels.len(), some), [first_buffer, second_buffer], sums);
+                    }
+                } else {
+                    for range in blocks(first * width..last * width, size) {
+                        self.block((x, dy), range, [first_buffer, second_buffer, sums], rows);
+                    }
                 }
                 row += last - first;
             }
@@ -163,7 +183,7 @@ impl ConvBackwardWeight {
                 let start = ((part * g.groups + group) * g.outputs + output) * g.depth() + channels.start * g.taps();
                 // SAFETY: the rows of parts, groups, outputs and ranges of channels are disjoint.
                 let to = unsafe { to.range(start, rows) };
-                let sums = sums[output..].iter().step_by(g.outputs);
+                let sums = sums[output..].iter().step_by(distance);
                 to.iter_mut().zip(sums).for_each(|(to, sum)| *to = *sum);
             }
         });
@@ -181,7 +201,7 @@ impl ConvBackwardWeight {
             unfold(g, x, range, columns, band);
             Matrix { values: columns, row: count, column: 1 }
         };
-        multiply_here((rows, g.outputs, count), (columns, dy), (sums, g.outputs), true);
+        multiply_unpacked((rows, g.outputs, count), (columns, dy), (sums, g.outputs), true);
     }
 }
 
@@ -205,12 +225,13 @@ impl Kernel for ConvBackwardWeight {
             return;
         }
         let to = Writer::new(to);
+        let direct = DirectWeight::new(g);
         let pieces = channel_blocks(g);
         let work = g.outputs * g.depth() * self.part_rows * g.output[1] / pieces.len().max(1);
         let tasks = (0..self.parts() * g.groups * pieces.len()).into_par_iter();
         tasks.with_min_len((SMALL / work.max(1)).max(1)).for_each(|task| {
             let (plane, channels) = (task / pieces.len(), pieces[task % pieces.len()].clone());
-            self.part(plane / g.groups, plane % g.groups, channels, inputs, &to);
+            self.part(direct.as_ref(), (plane / g.groups, plane % g.groups, channels), inputs, &to);
         });
     }
 

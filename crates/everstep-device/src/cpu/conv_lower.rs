@@ -25,6 +25,12 @@ pub(super) fn blocks(range: Range<usize>, size: usize) -> impl Iterator<Item = R
     range.step_by(size).map(move |start| start..(start + size).min(end))
 }
 
+/// A range in parts of at most `most`, as even as whole numbers allow.
+pub(super) fn even(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = count.div_ceil(most).max(1);
+    (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
+}
+
 /// Calls `work` with buffers of these sizes, whatever they hold. A thread keeps them for the next call.
 pub(super) fn with_scratch(sizes: [usize; 3], work: impl FnOnce([&mut [f32]; 3])) {
     thread_local!(static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });

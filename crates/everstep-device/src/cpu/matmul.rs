@@ -4,6 +4,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::memory::Writer;
+use super::product::{self, Product};
 use crate::functions::Activation;
 use crate::params::params;
 use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader};
@@ -149,6 +150,40 @@ impl Matmul {
         });
     }
 
+    /// Matrix `index` of the batch as a product of tiles.
+    fn product<'a>(&self, (a, b): (&'a [f32], &'a [f32]), bias: Option<&'a [f32]>, index: usize) -> Product<'a> {
+        let (a_at, b_at) = self.batch_offsets(index);
+        let matrix = |values: &'a [f32], layout: &Layout, at: usize| {
+            let strides = &layout.strides()[layout.shape().rank() - 2..];
+            Matrix { values: &values[at.min(values.len())..], row: strides[0], column: strides[1] }
+        };
+        Product {
+            sizes: self.sizes(),
+            a: matrix(a, &self.a, a_at),
+            b: matrix(b, &self.b, b_at),
+            add: false,
+            bias,
+            relu: self.activation == Activation::Relu,
+        }
+    }
+
+    /// All matrices of the batch from tiles, with bias and relu.
+    fn multiply_tiles(&self, operands: (&[f32], &[f32]), bias: &[f32], c: &mut [f32]) {
+        let (m, n, k) = self.sizes();
+        let bias: Option<Vec<f32>> = self.bias.map(|(offset, stride)| {
+            let value = |column: usize| if column < n { bias[offset + column * stride] } else { 0.0 };
+            (0..n.next_multiple_of(product::LANES)).map(value).collect()
+        });
+        let product = |index| self.product(operands, bias.as_deref(), index);
+        if c.len() > m * n && m * n * k <= SMALL {
+            let least = (SMALL / (m * n * k)).max(1);
+            let matrices = c.par_chunks_exact_mut(m * n).with_min_len(least).enumerate();
+            matrices.for_each(|(index, matrix)| product(index).here(matrix, n));
+        } else {
+            c.chunks_exact_mut(m * n).enumerate().for_each(|(index, matrix)| product(index).on_all(matrix, n));
+        }
+    }
+
     fn preload_bias(&self, bias: &[f32], c: &mut [f32], n: usize) {
         if let Some((offset, stride)) = self.bias {
             for row in c.chunks_exact_mut(n) {
@@ -186,7 +221,7 @@ pub(super) struct Matrix<'a> {
 
 impl Matrix<'_> {
     /// Whether `rows` rows of `columns` elements lie within the slice.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
+    pub(super) fn holds(&self, rows: usize, columns: usize) -> bool {
         rows == 0 || columns == 0 || (rows - 1) * self.row + (columns - 1) * self.column < self.values.len()
     }
 }
@@ -194,6 +229,19 @@ impl Matrix<'_> {
 /// C = A B, or C += A B where `add`, on the calling thread alone: A [m, k], B [k, n], C [m, n] with its rows `c_row`
 /// apart.
 pub(super) fn multiply_here(
+    sizes: (usize, usize, usize),
+    (a, b): (Matrix<'_>, Matrix<'_>),
+    (c, c_row): (&mut [f32], usize),
+    add: bool,
+) {
+    if product::suits(sizes) {
+        return Product { sizes, a, b, add, bias: None, relu: false }.here(c, c_row);
+    }
+    multiply_unpacked(sizes, (a, b), (c, c_row), add);
+}
+
+/// As [`multiply_here`], by `gemm`, which reads rows of a few hundred elements where they are.
+pub(super) fn multiply_unpacked(
     (m, n, k): (usize, usize, usize),
     (a, b): (Matrix<'_>, Matrix<'_>),
     (c, c_row): (&mut [f32], usize),
@@ -260,6 +308,13 @@ impl Kernel for Matmul {
         let batches: usize = self.batch_dims().iter().product();
         let c = &mut args.output::<f32>(0)[..batches * m * n];
         if c.is_empty() {
+            return;
+        }
+        if product::suits((m, n, k)) {
+            self.multiply_tiles((a, b), bias, c);
+            if self.activation != Activation::Relu {
+                self.activate(c, ROWS * n);
+            }
             return;
         }
         if batches > 1 && m * n * k <= SMALL {

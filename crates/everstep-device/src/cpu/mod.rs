@@ -4,6 +4,7 @@ mod adam;
 mod attention;
 mod conv;
 mod conv_backward;
+mod conv_direct;
 mod conv_lower;
 mod cross_entropy;
 mod cumsum;
@@ -20,6 +21,7 @@ mod memory;
 mod pointwise;
 mod pool;
 pub(crate) mod power;
+mod product;
 mod reduce;
 mod rmsprop;
 mod seal;
@@ -28,6 +30,9 @@ mod sgd;
 pub(crate) mod simd;
 mod softmax;
 mod tally;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tile_avx512;
 
 pub use adam::{Adam, AdamParams};
 pub use attention::{Attention, AttentionBackward, AttentionParams, WIDEST_HEAD};

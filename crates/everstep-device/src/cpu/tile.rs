@@ -1,0 +1,155 @@
+//! The inner loop of products and convolutions where the processor has AVX-512: a tile of the result in registers.
+//!
+//! A tile has up to 8 rows and 3 vectors of columns: 24 sums, and for each step three loads of the right operand and eight
+//! broadcasts of the left one for 24 fused multiply-adds, of which the processor starts two per cycle. Intrinsics say so,
+//! in `tile_avx512.rs`, because nothing else keeps the sums in registers for certain; other processors have the `gemm` crate.
+//!
+//! An element is the sum of its products in the order of the steps, rounded once each, whatever tile it lies in.
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 8;
+/// Columns of a vector.
+pub(super) const LANES: usize = 16;
+/// Columns of a tile.
+pub(super) const COLUMNS: usize = 3 * LANES;
+
+/// Where the row of the right operand lies that belongs to a step.
+pub(super) trait Steps: Copy {
+    /// Elements from the first row's first to this row's.
+    ///
+    /// # Safety
+    /// There are more than `step` of them.
+    unsafe fn at(self, step: usize) -> usize;
+}
+
+/// Rows one after the other, so far apart.
+#[derive(Clone, Copy)]
+pub(super) struct Apart(pub(super) usize);
+
+impl Steps for Apart {
+    #[inline(always)]
+    unsafe fn at(self, step: usize) -> usize {
+        step * self.0
+    }
+}
+
+/// Rows at these places.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a>(pub(super) &'a [usize]);
+
+impl Steps for Places<'_> {
+    #[inline(always)]
+    unsafe fn at(self, step: usize) -> usize {
+        // SAFETY: by the caller's word.
+        unsafe { *self.0.get_unchecked(step) }
+    }
+}
+
+/// What becomes of a tile's sums.
+#[derive(Clone, Copy)]
+pub(super) struct Finish {
+    /// Whether they are added to what the result holds.
+    pub(super) add: bool,
+    /// Then added, one for each column: whole vectors of them; null where there is none.
+    pub(super) bias: *const f32,
+    /// Whether what is not positive then becomes 0; a NaN stays.
+    pub(super) relu: bool,
+}
+
+/// A tile's operands. Left: step after step, each with its `rows` elements. Right: rows of whole vectors.
+pub(super) struct Tile<S> {
+    pub(super) steps: usize,
+    pub(super) left: *const f32,
+    pub(super) right: *const f32,
+    pub(super) places: S,
+    /// Elements that the right operand is fetched ahead.
+    pub(super) ahead: usize,
+    pub(super) result: *mut f32,
+    /// Elements between the rows of the result.
+    pub(super) distance: usize,
+}
+
+/// The most taps of a tile of [`Taps`]: 27 sums and 3 vectors are 30 of 32 registers.
+pub(super) const TAPS: usize = 9;
+
+/// Operands of a tile that adds up over positions: sums\[tap, column\] += over positions left\[position + place\] right\[position,
+/// column\].
+pub(super) struct Taps<'a> {
+    /// Rows, and positions of a row.
+    pub(super) size: (usize, usize),
+    /// The first position of the first row; rows are `pitch` elements apart.
+    pub(super) left: *const f32,
+    pub(super) pitch: usize,
+    /// Where each tap lies, from a position on.
+    pub(super) places: &'a [usize],
+    /// Position after position, its vectors.
+    pub(super) right: *const f32,
+    /// Rows of whole vectors, so many elements apart.
+    pub(super) sums: *mut f32,
+    pub(super) distance: usize,
+}
+
+/// Adds a tile of `vectors` vectors.
+///
+/// # Safety
+/// The level is [`super::simd::Level::Avx512`]. There are 1 to [`TAPS`] places and 1 to 3 vectors, all that the tile reads is
+/// there, and no other thread touches the sums.
+#[inline]
+pub(super) unsafe fn add_taps(tile: &Taps<'_>, vectors: usize) {
+    debug_assert!((1..=TAPS).contains(&tile.places.len()) && (1..=3).contains(&vectors));
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: by the caller's word.
+    unsafe {
+        super::tile_avx512::add_taps(tile, vectors)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (tile, vectors);
+}
+
+/// result = left right, for a tile of these rows and columns, finished as told.
+///
+/// # Safety
+/// The level is [`super::simd::Level::Avx512`]. `left` holds `steps` times `rows` elements, `right` the vectors that the columns
+/// fill, at the place of every step, `result` the tile, which no other thread touches. Rows are 1 to [`ROWS`], columns 1 to
+/// [`COLUMNS`].
+#[inline]
+pub(super) unsafe fn multiply<S: Steps>(tile: &Tile<S>, (rows, columns): (usize, usize), finish: Finish) {
+    debug_assert!((1..=ROWS).contains(&rows) && (1..=COLUMNS).contains(&columns));
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: by the caller's word.
+    unsafe {
+        super::tile_avx512::multiply(tile, (rows, columns), finish)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (tile, rows, columns, finish);
+}
+
+/// `to[step * width + lane] = from[lane * distance + step]` for 16 lanes and 16 steps.
+///
+/// # Safety
+/// The level is [`super::simd::Level::Avx512`], and both hold these elements.
+#[inline]
+pub(super) unsafe fn transpose_16(from: *const f32, distance: usize, to: *mut f32, width: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: by the caller's word.
+    unsafe {
+        super::tile_avx512::transpose_16(from, distance, to, width)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, distance, to, width);
+}
+
+/// `to[step * 8 + lane] = from[lane * distance + step]` for 8 lanes and 32 steps.
+///
+/// # Safety
+/// As [`transpose_16`].
+#[inline]
+pub(super) unsafe fn transpose_8(from: *const f32, distance: usize, to: *mut f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: by the caller's word.
+    unsafe {
+        super::tile_avx512::transpose_8(from, distance, to)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, distance, to);
+}
