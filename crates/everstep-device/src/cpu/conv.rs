@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv_direct::{self, Direct};
+use super::conv_direct::{After, Direct};
 use super::conv_lower::{band_size, block_of, blocks, unfold, with_scratch};
 use super::matmul::{Matrix, activate, multiply_unpacked};
 use super::memory::Writer;
@@ -154,7 +154,7 @@ pub struct Conv {
 
 simd! {
     /// to = from + bias
-    pub(super) fn add_bias(from: &[f32], bias: f32, to: &mut [f32]) {
+    fn add_bias(from: &[f32], bias: f32, to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = *from + bias;
         }
@@ -163,7 +163,7 @@ simd! {
 
 simd! {
     /// to = max(from + bias, 0), NaN kept.
-    pub(super) fn add_bias_relu(from: &[f32], bias: f32, to: &mut [f32]) {
+    fn add_bias_relu(from: &[f32], bias: f32, to: &mut [f32]) {
         for (to, from) in to.iter_mut().zip(from) {
             let sum = *from + bias;
             *to = if sum <= 0.0 { 0.0 } else { sum };
@@ -242,7 +242,8 @@ impl Kernel for Conv {
             return;
         }
         if let Some(direct) = Direct::forward(g) {
-            return conv_direct::forward(self, &direct, inputs, y);
+            let after = After { bias: self.bias.then_some(inputs.2), activation: self.activation };
+            return direct.run(inputs.0, inputs.1, after, y);
         }
         let y = Writer::new(y);
         let size = block_of(g.positions());

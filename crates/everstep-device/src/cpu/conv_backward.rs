@@ -5,10 +5,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::conv::{ConvGeometry, ConvParams, SMALL};
-use super::conv_direct::{self, Direct, DirectWeight};
+use super::conv_direct::{After, Direct, DirectWeight};
 use super::conv_lower::{band_size, block_of, blocks, fold, unfold, with_scratch};
 use super::matmul::{Matrix, multiply_unpacked};
 use super::memory::Writer;
+use crate::functions::Activation;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -76,7 +77,7 @@ impl Kernel for ConvBackwardInput {
             return;
         }
         if let Some(direct) = Direct::backward(g) {
-            return conv_direct::backward_input(g, &direct, inputs, dx);
+            return direct.run(inputs.0, inputs.1, After { bias: None, activation: Activation::None }, dx);
         }
         let dx = Writer::new(dx);
         let pieces = channel_blocks(g);
@@ -261,5 +262,80 @@ impl Kernel for ConvBackwardWeight {
         let groups = self.parts() * g.groups * g.outputs.div_ceil(4) * g.depth().div_ceil(256);
         let shader = Shader::File { name: "conv2d_backward_weight", constants: vec![] };
         (groups > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(groups) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conv::Conv;
+    use super::super::simd::limit::on_each_level;
+    use super::*;
+    use crate::Generator;
+
+    fn geometry(
+        planes: [usize; 4],
+        input: [usize; 2],
+        kernel: [usize; 2],
+        padding: [usize; 2],
+        dilation: [usize; 2],
+    ) -> ConvGeometry {
+        let [batch, groups, channels, outputs] = planes;
+        let output = std::array::from_fn(|axis| input[axis] + 2 * padding[axis] - (kernel[axis] - 1) * dilation[axis]);
+        ConvGeometry { batch, groups, channels, outputs, input, output, kernel, stride: [1, 1], padding, dilation }
+    }
+
+    /// y, dx and the parts of dw, one behind the other.
+    fn all(g: ConvGeometry, [x, weight, dy]: [&[f32]; 3]) -> Vec<f32> {
+        let run = |kernel: &dyn Kernel, inputs: [&[f32]; 3], count: usize| {
+            let mut output = vec![f32::NAN; count];
+            let inputs = inputs.map(bytemuck::cast_slice).to_vec();
+            kernel.run(&mut Args { inputs, outputs: vec![bytemuck::cast_slice_mut(&mut output)] });
+            output
+        };
+        let forward = Conv { geometry: g, bias: true, activation: Activation::Relu };
+        let mut found = run(&forward, [x, weight, &dy[..g.groups * g.outputs]], g.output_count());
+        found.extend(run(&ConvBackwardInput { geometry: g }, [dy, weight, weight], g.input_count()));
+        let of_weight = ConvBackwardWeight::new(g);
+        found.extend(run(&of_weight, [x, dy, dy], of_weight.parts() * g.weight_count()));
+        found
+    }
+
+    /// Convolutions from tiles are those of the other levels, and the same on any number of threads.
+    #[test]
+    fn tiles_convolve_as_products_do() {
+        let mut generator = Generator::new(3);
+        for g in [
+            geometry([2, 1, 1, 8], [28, 28], [3, 3], [1, 1], [1, 1]),
+            geometry([3, 2, 5, 17], [9, 31], [3, 3], [1, 1], [1, 1]),
+            geometry([1, 1, 70, 50], [12, 13], [3, 3], [0, 0], [1, 1]),
+            geometry([2, 1, 3, 9], [16, 40], [5, 4], [2, 1], [1, 2]),
+            geometry([1, 1, 2, 11], [1, 300], [1, 7], [0, 3], [1, 1]),
+            geometry([1, 1, 4, 8], [90, 90], [2, 2], [1, 1], [1, 1]),
+        ] {
+            let mut draw = |count: usize| (0..count).map(|_| generator.normal()).collect::<Vec<f32>>();
+            let operands = [draw(g.input_count()), draw(g.weight_count()), draw(g.output_count())];
+            let operands = [&operands[0][..], &operands[1][..], &operands[2][..]];
+            let on = |threads: usize, work: &(dyn Fn() -> Vec<(super::super::simd::Level, Vec<f32>)> + Sync)| {
+                rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+            };
+            // One thread, because a limit on the level is that of a thread.
+            let levels = on(1, &|| on_each_level(|| all(g, operands)));
+            let Some((level, widest)) = levels.last() else { panic!("no level") };
+            // Each result is a sum of so many products of draws around 1, in another order.
+            let terms = g.depth().max(g.outputs * g.taps()).max(g.batch * g.positions()) as f32;
+            for (other, found) in &levels {
+                for (at, (found, expected)) in found.iter().zip(widest).enumerate() {
+                    assert!(
+                        (found - expected).abs() <= terms.sqrt() * 1e-5,
+                        "{g:?} {other:?}, at {at}: {found} {expected}"
+                    );
+                }
+            }
+            for threads in [2, 3, 5, 17] {
+                let found = on(threads, &|| vec![(*level, all(g, operands))]).remove(0).1;
+                let same = found.iter().zip(widest).all(|(found, one)| found.to_bits() == one.to_bits());
+                assert!(same, "{g:?} on {threads} threads");
+            }
+        }
     }
 }

@@ -10,12 +10,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv::{Conv, ConvGeometry, add_bias, add_bias_relu};
-use super::conv_lower::{even, with_scratch};
+use super::conv::ConvGeometry;
+use super::conv_lower::{copy_run, even, with_scratch};
 use super::matmul::{Matrix, activate};
 use super::memory::Writer;
 use super::product::interleave;
-use super::simd::{Level, level};
+use super::simd::{Level, level, simd};
 use super::tile::{self, COLUMNS, Finish, LANES, Places, ROWS, Tile};
 use crate::functions::Activation;
 
@@ -158,17 +158,18 @@ impl Direct {
         room.saturating_sub(halo).min(shared).clamp(1, height)
     }
 
-    /// y from x, each position of each channel handed to `finish` as (channel, first position, sums of its neighbours).
-    pub(super) fn run(&self, x: &[f32], weight: &[f32], finish: impl Fn(usize, usize, &[f32]) + Sync) {
+    /// y from x.
+    pub(super) fn run(&self, x: &[f32], weight: &[f32], after: After<'_>, y: &mut [f32]) {
         let weights = self.weights(weight);
         let rows = self.task_rows();
         let bands = self.result[0].div_ceil(rows);
-        let places = self
-            .places(self.blocks().map(|block| block.len()).max().unwrap_or(0), (rows + self.reach(0)) * self.pitch());
+        let most = self.blocks().map(|block| block.len()).max().unwrap_or(0);
+        let places = self.places(most, (rows + self.reach(0)) * self.pitch());
+        let y = Writer::new(y);
         (0..self.batch * self.groups * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (plane, first) = (task / bands, task % bands * rows);
             let band = first..(first + rows).min(self.result[0]);
-            self.band((x, &weights), &places, (plane, band, rows), &finish);
+            self.band((x, &weights), &places, (plane, band, rows), after, &y);
         });
     }
 
@@ -178,7 +179,8 @@ impl Direct {
         (x, weights): (&[f32], &[f32]),
         places: &[usize],
         (plane, rows, most): (usize, Range<usize>, usize),
-        finish: &impl Fn(usize, usize, &[f32]),
+        after: After<'_>,
+        y: &Writer<'_, f32>,
     ) {
         let (pitch, size) = (self.pitch(), self.results * self.sources * self.taps());
         let weights = &weights[plane % self.groups * size..][..size];
@@ -196,17 +198,16 @@ impl Direct {
                     let band = &band[block.start * channel + start..];
                     self.tiles((weights, band), (&block, channel, here), places, (sums, count));
                 }
+                let kept = |end: usize| end / pitch * self.result[1] + (end % pitch).min(self.result[1]);
+                let (from, length) = (rows.start * self.result[1] + kept(start), kept(start + here) - kept(start));
                 for (result, sums) in sums.chunks_exact(count).enumerate() {
-                    let (mut at, mut position) = (0, start);
-                    while at < here {
-                        let (row, column) = (position / pitch, position % pitch);
-                        let length = (pitch - column).min(here - at);
-                        let kept = self.result[1].saturating_sub(column).min(length);
-                        if kept > 0 {
-                            let to = (rows.start + row) * self.result[1] + column;
-                            finish(plane * self.results + result, to, &sums[at..at + kept]);
-                        }
-                        (at, position) = (at + length, position + length);
+                    let channel = plane * self.results + result;
+                    // SAFETY: blocks of positions of the channels of y are disjoint.
+                    let to = unsafe { y.range(channel * self.result[0] * self.result[1] + from, length) };
+                    let bias = after.bias.map_or(0.0, |bias| bias[channel % (self.groups * self.results)]);
+                    keep(sums, (start % pitch, pitch, self.result[1]), bias, after.activation == Activation::Relu, to);
+                    if after.activation != Activation::Relu {
+                        activate(after.activation, to);
                     }
                 }
             }
@@ -231,6 +232,7 @@ impl Direct {
                 let tile = Tile {
                     steps,
                     left: weights[row * steps..].as_ptr(),
+                    left_step: ROWS.min(self.results - row),
                     right: band[column..].as_ptr(),
                     places: Places(places),
                     ahead: channel,
@@ -259,46 +261,64 @@ fn suits(g: &ConvGeometry) -> bool {
     level() == Level::Avx512 && g.stride == [1, 1] && !g.is_matrix() && g.taps() > 0
 }
 
-/// Copies rows of an image as they lie in its padded form, where they are counted.
-fn pad_rows(x: &[f32], [height, width]: [usize; 2], padding: [usize; 2], rows: Range<usize>, to: &mut [f32]) {
-    let pitch = width + 2 * padding[1];
-    for (row, to) in rows.zip(to.chunks_exact_mut(pitch)) {
-        match row.checked_sub(padding[0]).filter(|row| *row < height) {
-            None => to.fill(0.0),
-            Some(row) => {
-                to[..padding[1]].fill(0.0);
-                to[padding[1]..padding[1] + width].copy_from_slice(&x[row * width..(row + 1) * width]);
-                to[padding[1] + width..].fill(0.0);
+simd! {
+    /// Copies rows of an image as they lie in its padded form, where they are counted.
+    fn pad_rows(x: &[f32], size: [usize; 2], padding: [usize; 2], rows: Range<usize>, to: &mut [f32]) {
+        let [height, width] = size;
+        let pitch = width + 2 * padding[1];
+        for row in rows.clone() {
+            let start = (row - rows.start) * pitch;
+            match row.checked_sub(padding[0]).filter(|row| *row < height) {
+                None => to[start..start + pitch].fill(0.0),
+                Some(row) => {
+                    to[start..start + padding[1]].fill(0.0);
+                    // What a row writes too much, the zeros behind it and the next row overwrite.
+                    copy_run(&x[row * width..], &mut to[start + padding[1]..], width);
+                    to[start + padding[1] + width..start + pitch].fill(0.0);
+                }
             }
         }
     }
 }
 
-/// y = activation(x * w + bias) from tiles.
-pub(super) fn forward(conv: &Conv, direct: &Direct, (x, weight, bias): (&[f32], &[f32], &[f32]), y: &mut [f32]) {
-    let g = &conv.geometry;
-    let y = Writer::new(y);
-    direct.run(x, weight, |channel, position, sums| {
-        let bias = if conv.bias { bias[channel % (g.groups * g.outputs)] } else { 0.0 };
-        // SAFETY: every position of every channel is finished once.
-        let to = unsafe { y.range(channel * g.positions() + position, sums.len()) };
-        match conv.activation {
-            Activation::Relu => add_bias_relu(sums, bias, to),
-            activation => {
-                add_bias(sums, bias, to);
-                activate(activation, to);
-            }
-        }
-    });
+/// What a convolution's sums go through.
+#[derive(Clone, Copy)]
+pub(super) struct After<'a> {
+    /// One for each result of each group.
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) activation: Activation,
 }
 
-/// dx from tiles.
-pub(super) fn backward_input(g: &ConvGeometry, direct: &Direct, (dy, weight): (&[f32], &[f32]), dx: &mut [f32]) {
-    let dx = Writer::new(dx);
-    direct.run(dy, weight, |channel, position, sums| {
-        // SAFETY: every pixel of every channel is finished once.
-        unsafe { dx.range(channel * g.pixels() + position, sums.len()) }.copy_from_slice(sums);
-    });
+simd! {
+    /// Writes sums plus bias, through relu where asked for, without the columns that lie in the padding: (first column,
+    /// columns of a row, columns that are kept). Whole vectors at a time: what a row writes too much, the next one overwrites.
+    fn keep(sums: &[f32], row: (usize, usize, usize), bias: f32, relu: bool, to: &mut [f32]) {
+        let (mut column, pitch, width) = row;
+        let (mut from, mut at) = (0, 0);
+        while at < to.len() {
+            let length = width.saturating_sub(column).min(to.len() - at);
+            for start in (0..length).step_by(LANES) {
+                let (sums, to) = (&sums[from + start..], &mut to[at + start..]);
+                match (sums.first_chunk::<LANES>(), to.first_chunk_mut::<LANES>()) {
+                    (Some(sums), Some(to)) => {
+                        for (to, sum) in to.iter_mut().zip(sums) {
+                            let value = *sum + bias;
+                            *to = if relu && value <= 0.0 { 0.0 } else { value };
+                        }
+                    }
+                    _ => {
+                        for (to, sum) in to.iter_mut().zip(sums).take(length - start) {
+                            let value = *sum + bias;
+                            *to = if relu && value <= 0.0 { 0.0 } else { value };
+                        }
+                    }
+                }
+            }
+            at += length;
+            from += pitch - column;
+            column = 0;
+        }
+    }
 }
 
 /// The gradient of a weight from tiles: the taps of a channel are the rows, up to 48 outputs the columns, and the steps are the

@@ -63,7 +63,7 @@ fn runs(g: &ConvGeometry, range: &Range<usize>) -> impl Iterator<Item = (usize, 
 /// Copies a run of pixels that are neighbours, whole vectors at a time. What it writes past the run's end, within
 /// `target`, is for the next run to overwrite.
 #[inline(always)]
-fn copy_run(source: &[f32], target: &mut [f32], count: usize) {
+pub(super) fn copy_run(source: &[f32], target: &mut [f32], count: usize) {
     let mut at = 0;
     while at < count {
         match (target[at..].first_chunk_mut::<LANES>(), source[at..].first_chunk::<LANES>()) {

@@ -216,12 +216,114 @@ impl Kernel for MaxPool {
         let outputs = y.par_chunks_mut(positions).zip(places[..g.planes * positions].par_chunks_mut(positions));
         let corners = corners(g);
         let outputs = outputs.with_min_len(g.least()).zip(x.par_chunks(pixels));
-        let buffer = || vec![0.0; positions];
-        outputs.for_each_init(buffer, |buffer, ((y, places), x)| max_plane(g, &corners, x, y, places, buffer));
+        let quarters = g.is_quarters();
+        let buffer = || vec![0.0; if quarters { 4 * positions } else { positions }];
+        outputs.for_each_init(buffer, |buffer, ((y, places), x)| match quarters {
+            true => max_quarters(g, &corners, x, y, places, buffer),
+            false => max_plane(g, &corners, x, y, places, buffer),
+        });
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         self.0.dispatch("max_pool2d", self.0.positions(), gpu)
+    }
+}
+
+impl PoolGeometry {
+    /// Whether the windows are 2 x 2, side by side, and cover the image.
+    fn is_quarters(&self) -> bool {
+        let (input, output) = (self.input, self.output);
+        let plain = self.padding == [0, 0] && self.dilation == [1, 1] && self.stride == [2, 2];
+        plain && self.kernel == [2, 2] && input == output.map(|size| 2 * size)
+    }
+}
+
+/// Columns of a row that are handled at a time.
+const FEW: usize = 4;
+
+simd! {
+    /// The larger pixel of each pair of rows, the upper of equals, and whether it is the lower one (1 or 0): rows of `width` pixels
+    /// become rows without gaps.
+    fn larger_of_rows(x: &[f32], width: usize, best: &mut [f32], lower: &mut [u32]) {
+        #[inline(always)]
+        fn choose(upper: f32, below: f32, best: &mut f32, lower: &mut u32) {
+            let larger = (below > upper) | (below.is_nan() & !upper.is_nan());
+            *best = if larger { below } else { upper };
+            *lower = u32::from(larger);
+        }
+        let rows = best.chunks_exact_mut(width).zip(lower.chunks_exact_mut(width));
+        for (pair, (best, lower)) in x.chunks_exact(2 * width).zip(rows) {
+            let (upper, below) = pair.split_at(width);
+            let ((uppers, upper), (belows, below)) = (upper.as_chunks::<FEW>(), below.as_chunks::<FEW>());
+            let ((bests, best), (lowers, lower)) = (best.as_chunks_mut::<FEW>(), lower.as_chunks_mut::<FEW>());
+            for (((upper, below), best), lower) in uppers.iter().zip(belows).zip(bests).zip(lowers) {
+                for at in 0..FEW {
+                    choose(upper[at], below[at], &mut best[at], &mut lower[at]);
+                }
+            }
+            for at in 0..upper.len() {
+                choose(upper[at], below[at], &mut best[at], &mut lower[at]);
+            }
+        }
+    }
+}
+
+simd! {
+    /// The larger of each two neighbours, of equals the one that comes first in its window, and its place.
+    fn larger_of_pairs(best: &[f32], lower: &[u32], corners: &[u32], width: u32, y: &mut [f32], places: &mut [u32]) {
+        let count = y.len();
+        let (best, lower, corners) = (&best[..2 * count], &lower[..2 * count], &corners[..count]);
+        let places = &mut places[..count];
+        for at in 0..count {
+            let (left, right) = (best[2 * at], best[2 * at + 1]);
+            let (left_lower, right_lower) = (lower[2 * at], lower[2 * at + 1]);
+            let same = (left == right) | (left.is_nan() & right.is_nan());
+            // The upper right pixel comes before the lower left one.
+            let first = same & (left_lower > right_lower);
+            let larger = (right > left) | (right.is_nan() & !left.is_nan()) | first;
+            y[at] = if larger { right } else { left };
+            places[at] = corners[at] + if larger { 1 + width * right_lower } else { width * left_lower };
+        }
+    }
+}
+
+simd! {
+    /// The pixels of a row of windows' tops or bottoms: the gradient where the maximum is, so far from the corner, else 0.
+    fn give_back(places: &[u32], corners: &[u32], dy: &[f32], ahead: u32, pixels: &mut [f32]) {
+        let count = dy.len();
+        let (places, corners, pixels) = (&places[..count], &corners[..count], &mut pixels[..2 * count]);
+        for at in 0..count {
+            let place = places[at].wrapping_sub(corners[at]).wrapping_sub(ahead);
+            pixels[2 * at] = if place == 0 { dy[at] } else { 0.0 };
+            pixels[2 * at + 1] = if place == 1 { dy[at] } else { 0.0 };
+        }
+    }
+}
+
+/// As [`max_plane`], of windows that are quarters: the plane as a whole, because its rows are too short for vectors.
+fn max_quarters(g: &PoolGeometry, corners: &[u32], x: &[f32], y: &mut [f32], places: &mut [u32], pixels: &mut [f32]) {
+    let (best, lower) = pixels.split_at_mut(2 * y.len());
+    let lower: &mut [u32] = bytemuck::cast_slice_mut(&mut lower[..2 * y.len()]);
+    larger_of_rows(x, g.input[1], best, lower);
+    larger_of_pairs(best, lower, corners, g.input[1] as u32, y, places);
+}
+
+/// dx of a plane whose windows are quarters: every pixel is written once.
+fn spread_quarters(
+    g: &PoolGeometry,
+    corners: &[u32],
+    (places, dy): (&[u32], &[f32]),
+    dx: &mut [f32],
+    rows: &mut [f32],
+) {
+    let width = g.input[1];
+    let (tops, bottoms) = rows.split_at_mut(2 * dy.len());
+    give_back(places, corners, dy, 0, tops);
+    give_back(places, corners, dy, width as u32, bottoms);
+    let rows = tops.chunks_exact(width).zip(bottoms.chunks_exact(width));
+    for (dx, (top, bottom)) in dx.chunks_exact_mut(2 * width).zip(rows) {
+        dx[..width].copy_from_slice(top);
+        dx[width..].copy_from_slice(bottom);
     }
 }
 
@@ -246,7 +348,12 @@ impl Kernel for MaxPoolBackward {
         let (places, dy) = (args.input::<u32>(0), args.input::<f32>(1));
         let dx = &mut args.output::<f32>(0)[..g.planes * pixels];
         let inputs = places.par_chunks(positions).zip(dy.par_chunks(positions));
-        dx.par_chunks_mut(pixels).with_min_len(g.least()).zip(inputs).for_each(|(dx, (places, dy))| {
+        let planes = dx.par_chunks_mut(pixels).with_min_len(g.least()).zip(inputs);
+        if g.is_quarters() {
+            let (corners, buffer) = (corners(g), || vec![0.0; 4 * positions]);
+            return planes.for_each_init(buffer, |rows, (dx, plane)| spread_quarters(g, &corners, plane, dx, rows));
+        }
+        planes.for_each(|(dx, (places, dy))| {
             dx.fill(0.0);
             for (place, dy) in places.iter().zip(dy) {
                 if let Some(dx) = dx.get_mut(*place as usize) {
@@ -394,5 +501,57 @@ impl Kernel for AvgPoolBackward {
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         self.0.dispatch("avg_pool2d_backward", self.0.pixels(), gpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::limit::on_each_level;
+
+    /// The windows of quarters give the bits and places that any windows give, with ties, both zeros, infinities and NaN.
+    #[test]
+    fn quarters_are_windows_like_others() {
+        let some = [0.0, -0.0, 1.0, -1.0, 2.0, f32::NEG_INFINITY, f32::INFINITY, f32::from_bits(0x7fc0_0123)];
+        for output in [[1, 1], [3, 5], [14, 14], [7, 33]] {
+            let g = PoolGeometry {
+                planes: 1,
+                input: output.map(|size| 2 * size),
+                output,
+                kernel: [2, 2],
+                stride: [2, 2],
+                padding: [0, 0],
+                dilation: [1, 1],
+                count_padding: false,
+                adaptive: false,
+            };
+            assert!(g.is_quarters());
+            let (positions, corners) = (g.positions(), corners(&g));
+            let mut state = 1u32;
+            let mut draw = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                some[(state >> 24) as usize % some.len()]
+            };
+            let x: Vec<f32> = (0..g.pixels()).map(|_| draw()).collect();
+            let run = |quarters: bool| {
+                let (mut y, mut places) = (vec![9.0f32; positions], vec![9u32; positions]);
+                let mut buffer = vec![9.0f32; 4 * positions];
+                match quarters {
+                    true => max_quarters(&g, &corners, &x, &mut y, &mut places, &mut buffer),
+                    false => max_plane(&g, &corners, &x, &mut y, &mut places, &mut buffer[..positions]),
+                }
+                (y.into_iter().map(f32::to_bits).collect::<Vec<_>>(), places)
+            };
+            let expected = run(false);
+            for (level, found) in on_each_level(|| run(true)) {
+                assert_eq!(found, expected, "{output:?} {level:?}");
+            }
+            let dy: Vec<f32> = (0..positions).map(|at| at as f32 + 1.0).collect();
+            let mut dx = vec![9.0; g.pixels()];
+            spread_quarters(&g, &corners, (&expected.1, &dy), &mut dx, &mut vec![9.0; 4 * positions]);
+            let mut scattered = vec![0.0; g.pixels()];
+            expected.1.iter().zip(&dy).for_each(|(place, dy)| scattered[*place as usize] += *dy);
+            assert_eq!(dx, scattered, "{output:?}");
+        }
     }
 }

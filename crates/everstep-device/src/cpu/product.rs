@@ -23,14 +23,16 @@ const TASK_ROWS: usize = 128;
 const TASK_PANELS: usize = 8;
 /// Multiply-adds under which a task is not worth handing out, and under which a product is left to one thread.
 const SMALL: usize = 1 << 18;
+/// Multiply-adds from which on a product is left to `gemm`.
+const LARGE: usize = 1 << 27;
 /// Elements that are worth a thread's copying.
 const COPIED: usize = 1 << 13;
 /// Elements of both operands that are copied before their tiles are multiplied.
 const PACKED: usize = 1 << 22;
 /// Rows and columns of a piece that a larger product is cut into.
 const PIECE: [usize; 2] = [4096, 8192];
-/// Elements between a row of the right operand and the one that is fetched meanwhile.
-const AHEAD: usize = 512;
+/// Steps that the right operand is fetched ahead.
+const AHEAD: usize = 10;
 
 /// A cache line.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -49,9 +51,10 @@ pub(super) fn with_lines(count: usize, work: impl FnOnce(&mut [f32])) {
     LINES.set(lines);
 }
 
-/// Whether a product of these sizes is one for tiles. Vectors are not: copying them costs more than multiplying.
+/// Whether a product of these sizes is one for tiles. Vectors are not: copying them costs more than multiplying. Nor are large
+/// products, which `gemm` multiplies as fast.
 pub(super) fn suits((m, n, k): (usize, usize, usize)) -> bool {
-    level() == Level::Avx512 && m >= ROWS && n >= ROWS && k > 0
+    level() == Level::Avx512 && m >= ROWS && n >= ROWS && k > 0 && m * n * k < LARGE
 }
 
 /// The product C = A B, or C += A B, then plus bias and through relu.
@@ -76,6 +79,8 @@ struct Panels<'a> {
     /// Rows or columns of a panel, and a multiple that the last one is filled up to with zeros.
     width: usize,
     round: usize,
+    /// Whether tiles read it where it is: its rows or columns are neighbours, and whole vectors of them are there.
+    direct: bool,
 }
 
 impl Panels<'_> {
@@ -97,6 +102,39 @@ impl Panels<'_> {
     /// Where a panel's part over `block` begins among panels over the steps from `first` on.
     fn start(&self, panel: usize, block: &Range<usize>, first: usize) -> usize {
         self.elements(block.start - first) + panel * self.width * block.len()
+    }
+
+    /// A panel's part over `block`, and the elements between its steps; `packed` holds those of the steps from `first` on.
+    fn part<'s>(&'s self, packed: &'s [f32], panel: usize, block: &Range<usize>, first: usize) -> (&'s [f32], usize) {
+        if self.direct {
+            let start = panel * self.width + block.start * self.matrix.column;
+            return (&self.matrix.values[start..], self.matrix.column);
+        }
+        let width = self.widths(panel).1;
+        (&packed[self.start(panel, block, first)..][..width * block.len()], width)
+    }
+
+    /// Whether the elements of a step are neighbours.
+    fn is_flat(&self, steps: usize) -> bool {
+        let end = (steps - 1) * self.matrix.column + self.count.next_multiple_of(self.round);
+        self.matrix.row == 1 && end <= self.matrix.values.len()
+    }
+
+    /// Copies neighbouring panels. Where the elements of a step are neighbours, those of all panels are read together.
+    fn copy_few(&self, panels: Range<usize>, block: Range<usize>, to: &mut [f32]) {
+        let size = self.width * block.len();
+        let whole = panels.end * self.width <= self.count;
+        if self.matrix.row != 1 || self.width != ROWS || !whole {
+            panels.zip(to.chunks_mut(size)).for_each(|(panel, to)| self.copy(panel, block.clone(), to));
+            return;
+        }
+        let (first, count) = (panels.start * ROWS, panels.len() * ROWS);
+        for (step, at) in block.enumerate() {
+            let (from, _) = self.matrix.values[first + at * self.matrix.column..][..count].as_chunks::<ROWS>();
+            for (panel, from) in from.iter().enumerate() {
+                to[panel * size + step * ROWS..][..ROWS].copy_from_slice(from);
+            }
+        }
     }
 
     fn copy(&self, panel: usize, block: Range<usize>, to: &mut [f32]) {
@@ -191,8 +229,8 @@ impl<'a> Product<'a> {
     fn panels(&self) -> (Panels<'a>, Panels<'a>) {
         let (m, n, _) = self.sizes;
         let b = Matrix { row: self.b.column, column: self.b.row, ..self.b };
-        let left = Panels { matrix: self.a, count: m, width: ROWS, round: 1 };
-        (left, Panels { matrix: b, count: n, width: COLUMNS, round: LANES })
+        let left = Panels { matrix: self.a, count: m, width: ROWS, round: 1, direct: false };
+        (left, Panels { matrix: b, count: n, width: COLUMNS, round: LANES, direct: false })
     }
 
     /// Multiplies panels of rows with panels of columns, block after block; the panels hold these blocks.
@@ -201,26 +239,27 @@ impl<'a> Product<'a> {
     /// The panels are copied, `c` points to the whole of C, and no other thread touches these parts of it.
     unsafe fn tiles(
         &self,
+        (a, b): (&Panels<'_>, &Panels<'_>),
         (rows, panels): (Range<usize>, Range<usize>),
         (left, right): (&[f32], &[f32]),
         ranges: &[Range<usize>],
         (c, c_row): (*mut f32, usize),
     ) {
-        let (a, b) = self.panels();
         for block in ranges {
             for panel in panels.clone() {
-                let (columns, width) = b.widths(panel);
+                let columns = b.widths(panel).0;
                 let finish = self.finish(block, panel);
-                let right = &right[b.start(panel, block, ranges[0].start)..][..width * block.len()];
+                let (right, right_step) = b.part(right, panel, block, ranges[0].start);
                 for row in rows.clone() {
                     let count = a.widths(row).0;
-                    let left = &left[a.start(row, block, ranges[0].start)..][..count * block.len()];
+                    let (left, left_step) = a.part(left, row, block, ranges[0].start);
                     let tile = Tile {
                         steps: block.len(),
                         left: left.as_ptr(),
+                        left_step,
                         right: right.as_ptr(),
-                        places: Apart(width),
-                        ahead: AHEAD,
+                        places: Apart(right_step),
+                        ahead: AHEAD * right_step,
                         result: c.wrapping_add(row * ROWS * c_row + panel * COLUMNS),
                         distance: c_row,
                     };
@@ -241,24 +280,23 @@ impl<'a> Product<'a> {
     /// On the calling thread alone.
     pub(super) fn here(&self, c: &mut [f32], c_row: usize) {
         self.check(c.len(), c_row);
-        let (a, b) = self.panels();
+        let (mut a, mut b) = self.panels();
         let k = self.sizes.2;
+        (a.direct, b.direct) = (a.is_flat(k), b.is_flat(k));
         let size = blocks(k).next().map_or(0, |block| block.len());
-        let (right_size, left_size) = (b.elements(size), a.elements(size));
-        with_lines(right_size + left_size, |packed| {
-            let (right, left) = packed.split_at_mut(right_size);
+        let room = |panels: &Panels<'_>| if panels.direct { 0 } else { panels.elements(size) };
+        with_lines(room(&b) + room(&a), |packed| {
+            let (right, left) = packed.split_at_mut(room(&b));
             for block in blocks(k) {
-                for panel in 0..a.number() {
-                    let start = a.start(panel, &block, block.start);
-                    a.copy(panel, block.clone(), &mut left[start..]);
-                }
-                for panel in 0..b.number() {
-                    let start = b.start(panel, &block, block.start);
-                    b.copy(panel, block.clone(), &mut right[start..]);
+                for (panels, to) in [(&a, &mut *left), (&b, &mut *right)] {
+                    for panel in (0..panels.number()).filter(|_| !panels.direct) {
+                        let start = panels.start(panel, &block, block.start);
+                        panels.copy(panel, block.clone(), &mut to[start..]);
+                    }
                 }
                 let c = (c.as_mut_ptr(), c_row);
-                // SAFETY: copied above, checked, and this thread has all of c.
-                unsafe { self.tiles((0..a.number(), 0..b.number()), (left, right), &[block], c) };
+                // SAFETY: copied above, or flat, checked, and this thread has all of c.
+                unsafe { self.tiles((&a, &b), (0..a.number(), 0..b.number()), (left, right), &[block], c) };
             }
         });
     }
@@ -312,7 +350,7 @@ impl<'a> Product<'a> {
                     let strip = strip..(strip + wide).min(b.number());
                     let c = (c.pointer().wrapping_add(start), c_row);
                     // SAFETY: copied above; tasks are disjoint parts of C, which `check` has seen to lie in it.
-                    unsafe { self.tiles((band, strip), (left, right), group, c) };
+                    unsafe { self.tiles((&a, &b), (band, strip), (left, right), group, c) };
                 });
             }
         });
@@ -328,22 +366,107 @@ fn task_rows(m: usize, panels: usize) -> usize {
 /// Copies both operands over a group of blocks.
 fn copy_panels([(a, left), (b, right)]: [(Panels<'_>, &mut [f32]); 2], group: &[Range<usize>]) {
     let (left, right) = (Writer::new(left), Writer::new(right));
-    let copy = |panels: &Panels<'_>, to: &Writer<'_, f32>, task: usize| {
-        let (block, panel) = (&group[task / panels.number()], task % panels.number());
-        let start = panels.start(panel, block, group[0].start);
-        // SAFETY: panels over blocks are disjoint ranges.
-        let to = unsafe { to.range(start, panels.widths(panel).1 * block.len()) };
-        panels.copy(panel, block.clone(), to);
-    };
     // As many panels of rows make a task as one of columns has room for.
-    let rows = COLUMNS / ROWS;
-    let (row_panels, column_panels) = (a.number() * group.len(), b.number() * group.len());
-    let row_tasks = row_panels.div_ceil(rows);
+    let few = COLUMNS / ROWS;
+    let row_parts = a.number().div_ceil(few);
+    let row_tasks = row_parts * group.len();
     let least = (COPIED / (COLUMNS * group[0].len())).max(1);
-    (0..row_tasks + column_panels).into_par_iter().with_min_len(least).for_each(|task| {
-        match task.checked_sub(row_tasks) {
-            Some(task) => copy(&b, &right, task),
-            None => (task * rows..((task + 1) * rows).min(row_panels)).for_each(|task| copy(&a, &left, task)),
+    let tasks = (0..row_tasks + b.number() * group.len()).into_par_iter().with_min_len(least);
+    tasks.for_each(|task| {
+        if let Some(task) = task.checked_sub(row_tasks) {
+            let (block, panel) = (&group[task / b.number()], task % b.number());
+            let start = b.start(panel, block, group[0].start);
+            // SAFETY: panels over blocks are disjoint ranges.
+            let to = unsafe { right.range(start, b.widths(panel).1 * block.len()) };
+            return b.copy(panel, block.clone(), to);
         }
+        let (block, first) = (&group[task / row_parts], task % row_parts * few);
+        let panels = first..(first + few).min(a.number());
+        let start = a.start(first, block, group[0].start);
+        let end = a.start(panels.end - 1, block, group[0].start) + a.widths(panels.end - 1).1 * block.len();
+        // SAFETY: as above; neighbouring panels lie one behind the other.
+        a.copy_few(panels, block.clone(), unsafe { left.range(start, end - start) });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Generator;
+
+    /// A matrix of draws, row after row or column after column, with a gap behind each.
+    fn draw(generator: &mut Generator, rows: usize, columns: usize, turned: bool) -> (Vec<f32>, usize, usize) {
+        let (row, column) = if turned { (1, rows + 3) } else { (columns + 3, 1) };
+        ((0..(rows + 3) * (columns + 3)).map(|_| generator.normal()).collect(), row, column)
+    }
+
+    /// Every shape of a tile, blocks of K, both orders of both operands, on one and many threads and on the calling one.
+    #[test]
+    fn products_are_the_same_sums_wherever_they_are_computed() {
+        let mut generator = Generator::new(2);
+        let sizes =
+            [(8, 8, 1), (9, 17, 5), (15, 33, 40), (70, 49, 385), (131, 200, 64), (64, 128, 1200), (300, 97, 769)];
+        for ((m, n, k), turned) in sizes.into_iter().flat_map(|size| (0..4).map(move |turned| (size, turned))) {
+            if !suits((m, n, k)) {
+                return;
+            }
+            let (a, a_row, a_column) = draw(&mut generator, m, k, turned & 1 == 1);
+            let (b, b_row, b_column) = draw(&mut generator, k, n, turned & 2 == 2);
+            let bias: Vec<f32> = (0..n.next_multiple_of(LANES)).map(|_| generator.normal()).collect();
+            let start: Vec<f32> = (0..m * n).map(|_| generator.normal()).collect();
+            let product = Product {
+                sizes: (m, n, k),
+                a: Matrix { values: &a, row: a_row, column: a_column },
+                b: Matrix { values: &b, row: b_row, column: b_column },
+                add: true,
+                bias: Some(&bias),
+                relu: true,
+            };
+            let mut here = start.clone();
+            product.here(&mut here, n);
+            for threads in [1, 2, 3, 5, 17] {
+                let mut c = start.clone();
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| product.on_all(&mut c, n));
+                let same = c.iter().zip(&here).all(|(c, here)| c.to_bits() == here.to_bits());
+                assert!(same, "{m} x {n} x {k}, {turned}, {threads} threads");
+            }
+            for (at, found) in here.iter().enumerate() {
+                let (row, column) = (at / n, at % n);
+                let terms = || {
+                    (0..k)
+                        .map(|l| f64::from(a[row * a_row + l * a_column]) * f64::from(b[l * b_row + column * b_column]))
+                };
+                let sum = terms().sum::<f64>() + f64::from(start[at]) + f64::from(bias[column]);
+                let size =
+                    terms().map(f64::abs).sum::<f64>() + f64::from(start[at].abs()) + f64::from(bias[column].abs());
+                // Each of k + 2 additions rounds by half an ulp of a sum that is at most `size`.
+                let tolerance = (k + 2) as f64 * f64::from(f32::EPSILON) * size;
+                assert!((f64::from(*found) - sum.max(0.0)).abs() <= tolerance, "{m} x {n} x {k}, {turned}, at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn relu_of_a_tile_keeps_nan_and_infinity() {
+        let (m, n, k) = (9, 50, 3);
+        if !suits((m, n, k)) {
+            return;
+        }
+        let (mut a, mut b) = (vec![1.0f32; m * k], vec![-1.0f32; k * n]);
+        a[4 * k] = f32::NAN;
+        b[49] = f32::INFINITY;
+        let matrix = |values, row| Matrix { values, row, column: 1 };
+        let sizes = (m, n, k);
+        let product = Product { sizes, a: matrix(&a, k), b: matrix(&b, n), add: false, bias: None, relu: true };
+        let mut c = vec![9.0; m * n];
+        product.here(&mut c, n);
+        for (at, value) in c.iter().enumerate() {
+            match (at / n, at % n) {
+                (4, _) => assert_eq!(value.to_bits() & 0x7fff_ffff, f32::NAN.to_bits()),
+                (_, 49) => assert_eq!(value.to_bits(), f32::INFINITY.to_bits()),
+                _ => assert_eq!(value.to_bits(), 0),
+            }
+        }
+    }
 }

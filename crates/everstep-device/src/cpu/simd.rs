@@ -1,6 +1,6 @@
 //! One plain function, compiled for several instruction sets.
 //!
-//! The CPU engine contains no intrinsics. A loop is written once, in safe Rust, and the [`simd!`] macro compiles it
+//! The CPU engine contains no intrinsics outside of `tile_avx512.rs`. A loop is written once, in safe Rust, and the [`simd!`] macro compiles it
 //! three times: for the target's baseline, for AVX2 and for AVX-512. LLVM vectorises each copy to the width it is
 //! allowed to use, and a call runs the best copy that the processor supports.
 //!

@@ -56,10 +56,12 @@ pub(super) struct Finish {
     pub(super) relu: bool,
 }
 
-/// A tile's operands. Left: step after step, each with its `rows` elements. Right: rows of whole vectors.
+/// A tile's operands. Left: step after step, the elements of its rows. Right: rows of whole vectors.
 pub(super) struct Tile<S> {
     pub(super) steps: usize,
     pub(super) left: *const f32,
+    /// Elements between the steps of the left operand.
+    pub(super) left_step: usize,
     pub(super) right: *const f32,
     pub(super) places: S,
     /// Elements that the right operand is fetched ahead.
@@ -109,8 +111,8 @@ pub(super) unsafe fn add_taps(tile: &Taps<'_>, vectors: usize) {
 /// result = left right, for a tile of these rows and columns, finished as told.
 ///
 /// # Safety
-/// The level is [`super::simd::Level::Avx512`]. `left` holds `steps` times `rows` elements, `right` the vectors that the columns
-/// fill, at the place of every step, `result` the tile, which no other thread touches. Rows are 1 to [`ROWS`], columns 1 to
+/// The level is [`super::simd::Level::Avx512`]. `left` holds the rows' elements of every step, `right` the vectors that the columns fill, at
+/// the place of every step, `result` the tile, which no other thread touches. Rows are 1 to [`ROWS`], columns 1 to
 /// [`COLUMNS`].
 #[inline]
 pub(super) unsafe fn multiply<S: Steps>(tile: &Tile<S>, (rows, columns): (usize, usize), finish: Finish) {

@@ -8,16 +8,16 @@ use std::arch::x86_64::{
     _mm512_unpacklo_ps,
 };
 
-use super::tile::{Finish, LANES, ROWS, Steps, Taps, Tile};
+use super::tile::{Finish, LANES, Steps, Taps, Tile};
 
-/// Elements that the left operand is fetched ahead.
-const AHEAD: usize = 32 * ROWS;
+/// Steps that the left operand is fetched ahead.
+const AHEAD: usize = 32;
 
 /// # Safety
 /// As [`multiply`], of M rows and V vectors.
 #[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, columns: usize, finish: Finish) {
-    let Tile { steps, left, right, places, ahead, result, distance } = *tile;
+    let Tile { steps, left, left_step, right, places, ahead, result, distance } = *tile;
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     if finish.add {
         for row in 0..M {
@@ -29,8 +29,8 @@ unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, column
     for step in 0..steps {
         // SAFETY: both operands have so many steps; what is fetched ahead is never looked at.
         unsafe {
-            let (left, right) = (left.add(step * M), right.add(places.at(step)));
-            _mm_prefetch::<_MM_HINT_T0>(left.wrapping_add(AHEAD).cast());
+            let (left, right) = (left.add(step * left_step), right.add(places.at(step)));
+            _mm_prefetch::<_MM_HINT_T0>(left.wrapping_add(AHEAD * left_step).cast());
             let vectors: [__m512; V] = std::array::from_fn(|v| {
                 _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(ahead + LANES * v).cast());
                 _mm512_loadu_ps(right.add(LANES * v))
