@@ -22,7 +22,8 @@ unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, column
     if finish.add {
         for row in 0..M {
             for v in 0..V {
-                _mm_prefetch::<_MM_HINT_T0>(result.wrapping_add(row * distance + LANES * v).cast());
+                // SAFETY: the tile's rows; what is fetched ahead is never looked at.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(result.add(row * distance).wrapping_add(LANES * v).cast()) };
             }
         }
     }
@@ -35,10 +36,10 @@ unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, column
                 _mm_prefetch::<_MM_HINT_T0>(right.wrapping_add(ahead + LANES * v).cast());
                 _mm512_loadu_ps(right.add(LANES * v))
             });
-            for row in 0..M {
+            for (row, sums) in sums.iter_mut().enumerate() {
                 let factor = _mm512_set1_ps(*left.add(row));
-                for v in 0..V {
-                    sums[row][v] = _mm512_fmadd_ps(factor, vectors[v], sums[row][v]);
+                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                    *sum = _mm512_fmadd_ps(factor, vector, *sum);
                 }
             }
         }
@@ -104,10 +105,10 @@ unsafe fn fixed_taps<const M: usize, const V: usize>(tile: &Taps<'_>) {
             unsafe {
                 let (left, right) = (left.add(at), right.add(at * V * LANES));
                 let vectors: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(right.add(LANES * v)));
-                for tap in 0..M {
-                    let factor = _mm512_set1_ps(*left.add(places[tap]));
-                    for v in 0..V {
-                        sums[tap][v] = _mm512_fmadd_ps(factor, vectors[v], sums[tap][v]);
+                for (sums, place) in sums.iter_mut().zip(places) {
+                    let factor = _mm512_set1_ps(*left.add(*place));
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = _mm512_fmadd_ps(factor, vector, *sum);
                     }
                 }
             }
