@@ -7,7 +7,7 @@
 //
 // Shapes: gradients, values, m, v: windows of the arena; the control block; the sums of the step. The elements
 // start..start + count.
-// Threads: one per 8 elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Threads: one per ELEMENTS elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
 // Bytes: 28 per element. Operations: 15 per element, a root and two divisions among them.
 
 const TALLIES: u32 = 3u;
@@ -35,26 +35,32 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> sums: array<atomic<u32>>;
 @group(1) @binding(0) var<uniform> params: Params;
 
+// Learning rate, step size and correction of the group's row, and the clipping factor: read once per thread.
+var<private> schedule: vec4<f32>;
+
+fn read_schedule() {
+    let row = CURRENT + params.group * ROW_WORDS;
+    schedule = bitcast<vec4<f32>>(vec4<u32>(control[row], control[row + 1u], control[row + 2u], control[CLIP]));
+}
+
 // One element of the window.
 fn update(index: u32) {
-    let clip = bitcast<f32>(control[CLIP]);
-    let row = CURRENT + params.group * ROW_WORDS;
-    let learning_rate = bitcast<f32>(control[row]);
-    let step_size = bitcast<f32>(control[row + 1u]);
-    let correction = bitcast<f32>(control[row + 2u]);
+    let learning_rate = schedule.x;
     let before = values[index];
+    let first_before = first_moments[index];
+    let second_before = second_moments[index];
     var coupled = params.weight_decay;
     var decayed = before;
     if params.decoupled != 0u {
         coupled = 0.0;
         decayed -= learning_rate * params.weight_decay * before;
     }
-    let g = penalised_gradient(gradients[index], clip, params.clip_value, before, params.l1, coupled);
-    let m = params.beta1 * first_moments[index] + params.rest1 * g;
-    let v = params.beta2 * second_moments[index] + params.rest2 * (g * g);
-    first_moments[index] = accept(1u, index, first_moments[index], m);
-    second_moments[index] = accept(2u, index, second_moments[index], v);
-    let after = decayed - step_size * (m / (sqrt_f32(v) * correction + params.epsilon));
+    let g = penalised_gradient(gradients[index], schedule.w, params.clip_value, before, params.l1, coupled);
+    let m = params.beta1 * first_before + params.rest1 * g;
+    let v = params.beta2 * second_before + params.rest2 * (g * g);
+    first_moments[index] = accept(1u, index, first_before, m);
+    second_moments[index] = accept(2u, index, second_before, v);
+    let after = decayed - schedule.y * (m / (sqrt_f32(v) * schedule.z + params.epsilon));
     values[index] = accept(0u, index, before, after);
 }
 
@@ -64,5 +70,6 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    read_schedule();
     update_all(workgroup_number(id, count), lane);
 }

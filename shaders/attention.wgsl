@@ -1,4 +1,4 @@
-// uses: shared/activation, shared/attention, shared/float_bits, shared/index, shared/tree
+// uses: shared/activation, shared/attention, shared/attention_score, shared/float_bits, shared/index, shared/tree
 
 // y = softmax(q k^T scale + mask) v, and per query the logarithm of the sum of its powers. A query that sees nothing, or only
 // minus infinity, gives 0 and plus infinity.
@@ -9,6 +9,7 @@
 // Bytes: k and v once per query, from the cache: 4 S (D + E). Operations: 2 S (D + E).
 
 const LANES: u32 = 64u;
+const GROUP: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;

@@ -1,4 +1,4 @@
-// uses: shared/activation, shared/attention, shared/index
+// uses: shared/activation, shared/attention, shared/attention_score, shared/index
 
 // The gradients of q, k and v, all in one buffer: with the probabilities p = e^(score - sum) and delta = sum(g y) of a query,
 // ds = p (g v^T - delta) scale, dq = ds k, dk = ds^T q, dv = p^T g. No atomics: a query sums over its keys, a key over its

@@ -4,11 +4,13 @@
 // non-finite values.
 //
 // Shapes: gradients [count]; partials u32 [blocks, 4]: f32 bits, f32 bits, a count, 0.
-// Threads: one workgroup of 256 per block; thread t takes elements t, t + 256, .. and a tree adds up the threads.
+// Threads: one workgroup of LANES per block; thread t takes elements t, t + LANES, .. and a tree adds up the threads.
 // The other two results are integers, joined by atomics, whose order does not show.
 // Bytes: 4 per gradient. Operations: five per gradient.
 
-const LANES: u32 = 256u;
+// Few threads on a driver in software, where barriers are slow.
+override LANES: u32 = 256u;
+const GROUP: u32 = 256u;
 const HEALTH_BLOCK: u32 = 16384u;
 
 struct Params {
@@ -22,7 +24,7 @@ struct Params {
 var<workgroup> largest_of_all: atomic<u32>;
 var<workgroup> bad_of_all: atomic<u32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,

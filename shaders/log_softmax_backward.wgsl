@@ -1,13 +1,11 @@
-// uses: shared/activation, shared/index, shared/tree
+// uses: shared/activation, shared/index, shared/rows, shared/tree
 
 // dx = g - e^y sum g per row: the gradient of log_softmax, from its value.
 //
 // Shapes: y, g, dx [rows, columns], contiguous.
-// Threads: one workgroup of 64 per row; thread t takes columns t, t + 64, .., and a tree joins the threads.
+// Threads: LANES per row, 64 to a workgroup; thread t takes columns t, t + LANES, .., and trees join the threads.and a tree joins the threads.
 // Bytes: g twice (the second time from the cache), y and dx once: 16 per element at most, 12 with a cache.
 // Operations: one exponential per element.
-
-const LANES: u32 = 64u;
 
 struct Params {
     rows: u32,
@@ -25,17 +23,16 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = workgroup_number(id, count);
-    if row >= params.rows {
-        return;
-    }
+    let own = row_of(workgroup_number(id, count), lane);
+    let row = min(own, params.rows - 1u);
+    let end = select(0u, params.columns, own < params.rows);
     let start = row * params.columns;
     var part = 0.0;
-    for (var column = lane; column < params.columns; column += LANES) {
+    for (var column = lane % LANES; column < params.columns; column += LANES) {
         part += gradient[start + column];
     }
     let total = tree_sum(lane, part);
-    for (var column = lane; column < params.columns; column += LANES) {
+    for (var column = lane % LANES; column < end; column += LANES) {
         dx[start + column] = gradient[start + column] - exp_f32(y[start + column]) * total;
     }
 }

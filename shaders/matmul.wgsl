@@ -1,4 +1,4 @@
-// uses: shared/matrices, shared/index
+// uses: shared/matrices, shared/matrix_elements, shared/matrix_tiles, shared/index
 
 // C = activation(A B + bias) for each matrix of a batch, for GPUs with fast workgroup memory.
 //
@@ -17,58 +17,6 @@ const PITCH: u32 = 17u;
 
 var<workgroup> tile_a: array<vec4<f32>, 272>; // DEPTH * PITCH
 var<workgroup> tile_b: array<vec4<f32>, 272>;
-
-// Where a thread reads its four elements of a tile: (step of K, first row of A or column of B).
-fn place_in_tile(lane: u32, outer_stride: u32, depth_stride: u32) -> vec2<u32> {
-    if depth_stride < outer_stride {
-        return vec2<u32>(lane % DEPTH, lane / DEPTH * 4u);
-    }
-    return vec2<u32>(lane / 16u, lane % 16u * 4u);
-}
-
-// Four elements, from row `row` of A at step `depth`; 0 outside.
-fn read_a(start: u32, row: u32, depth: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    if depth >= params.k {
-        return values;
-    }
-    let at = start + row * params.a_row + depth * params.a_column;
-    if row < params.m {
-        values.x = a[at];
-    }
-    if row + 1u < params.m {
-        values.y = a[at + params.a_row];
-    }
-    if row + 2u < params.m {
-        values.z = a[at + 2u * params.a_row];
-    }
-    if row + 3u < params.m {
-        values.w = a[at + 3u * params.a_row];
-    }
-    return values;
-}
-
-// Four elements, from column `column` of B at step `depth`; 0 outside.
-fn read_b(start: u32, column: u32, depth: u32) -> vec4<f32> {
-    var values = vec4<f32>();
-    if depth >= params.k {
-        return values;
-    }
-    let at = start + depth * params.b_row + column * params.b_column;
-    if column < params.n {
-        values.x = b[at];
-    }
-    if column + 1u < params.n {
-        values.y = b[at + params.b_column];
-    }
-    if column + 2u < params.n {
-        values.z = b[at + 2u * params.b_column];
-    }
-    if column + 3u < params.n {
-        values.w = b[at + 3u * params.b_column];
-    }
-    return values;
-}
 
 @compute @workgroup_size(256)
 fn main(

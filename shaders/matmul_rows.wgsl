@@ -1,11 +1,14 @@
-// uses: shared/matrices, shared/index
+// uses: shared/matrices, shared/matrix_elements, shared/index
 
 // C = activation(A B + bias) for each matrix of a batch, for drivers in software: no workgroup memory, which is slow
 // there; lanes along the columns, so that neighbours read neighbours of B and share every element of A.
 //
 // Shapes: a [batch.., M, K], b [batch.., K, N], any strides; bias [N]; c [batch, M, N], contiguous.
-// Threads: a workgroup of 64 computes 4 rows and 256 columns of C, a thread 4 x 4 of it in registers.
-// Bytes: B once per 4 rows of C (from the cache), A once per 256 columns, C once. Operations: 2 M N K.
+// Threads: a workgroup of LANES computes 4 rows and 4 LANES columns of C, a thread 4 x 4 of it in registers.
+// Bytes: B once per 4 rows of C (from the cache), A once per 4 LANES columns, C once. Operations: 2 M N K.
+
+// Few columns take few threads: idle ones cost as much as others.
+override LANES: u32 = 64u;
 
 // Where row `row` of A begins, or the last one: what is read past the end is not written.
 fn row_start(start: u32, row: u32) -> u32 {
@@ -17,21 +20,21 @@ fn column_start(start: u32, column: u32) -> u32 {
     return start + min(column, params.n - 1u) * params.b_column;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row_parts = (params.m + 3u) / 4u;
-    let column_parts = (params.n + 255u) / 256u;
+    let column_parts = (params.n + 4u * LANES - 1u) / (4u * LANES);
     let part = part_of(workgroup_number(id, count), row_parts, column_parts);
     if part.x >= params.batches {
         return;
     }
     let start = batch_offsets(part.x);
     let row = part.y * 4u;
-    let column = part.z * 256u + lane * 4u;
+    let column = (part.z * LANES + lane) * 4u;
 
     let a0 = row_start(start.x, row);
     let a1 = row_start(start.x, row + 1u);

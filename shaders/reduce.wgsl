@@ -8,6 +8,7 @@
 // where several reduced dimensions did not collapse into one.
 
 const LANES: u32 = 256u;
+const GROUP: u32 = 256u;
 
 @compute @workgroup_size(256)
 fn main(

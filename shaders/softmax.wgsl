@@ -1,14 +1,12 @@
-// uses: shared/activation, shared/float_bits, shared/index, shared/tree
+// uses: shared/activation, shared/float_bits, shared/index, shared/rows, shared/tree
 
 // y = e^(x - max x) / sum e^(x - max x) per row. A NaN or plus infinity makes its whole row NaN, and so does a row
 // of nothing but minus infinity; a minus infinity among other numbers gives 0.
 //
 // Shapes: x, y [rows, columns], contiguous.
-// Threads: one workgroup of 64 per row; thread t takes columns t, t + 64, .., and trees join the threads.
+// Threads: LANES per row, 64 to a workgroup; thread t takes columns t, t + LANES, .., and trees join the threads.
 // Bytes: x three times (after the first from the cache), y once: 16 per element at most, 8 with a cache.
 // Operations: two exponentials per element, which is cheaper than storing one and reading it back.
-
-const LANES: u32 = 64u;
 
 struct Params {
     rows: u32,
@@ -25,22 +23,21 @@ fn main(
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let row = workgroup_number(id, count);
-    if row >= params.rows {
-        return;
-    }
+    let own = row_of(workgroup_number(id, count), lane);
+    let row = min(own, params.rows - 1u);
+    let end = select(0u, params.columns, own < params.rows);
     let start = row * params.columns;
     var part = f32_from_bits(0xff800000u);
-    for (var column = lane; column < params.columns; column += LANES) {
+    for (var column = lane % LANES; column < params.columns; column += LANES) {
         part = max_f32(part, x[start + column]);
     }
     let largest = tree_max(lane, part);
     part = 0.0;
-    for (var column = lane; column < params.columns; column += LANES) {
+    for (var column = lane % LANES; column < params.columns; column += LANES) {
         part += exp_f32(x[start + column] - largest);
     }
     let factor = 1.0 / tree_sum(lane, part);
-    for (var column = lane; column < params.columns; column += LANES) {
+    for (var column = lane % LANES; column < end; column += LANES) {
         y[start + column] = exp_f32(x[start + column] - largest) * factor;
     }
 }

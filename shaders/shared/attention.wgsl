@@ -1,6 +1,6 @@
-// What both passes of attention share: where operands lie, and scores.
+// What all kernels of attention share: where operands lie, and what a query sees.
 //
-// A kernel that uses this declares `var<uniform> params: AttentionParams` and the bindings q, k and mask.
+// A kernel that uses this declares `var<uniform> params: AttentionParams`.
 
 struct AttentionParams {
     batches: u32,
@@ -49,19 +49,4 @@ fn row_start(index: u32, row: u32, place: vec4<u32>, batch: vec4<u32>) -> u32 {
 // Whether query `query` sees key `key`.
 fn sees(query: u32, key: u32) -> bool {
     return key < params.keys && (params.causal == 0u || key <= query);
-}
-
-// The scaled and masked score of a query and a key that it sees.
-fn score(index: u32, query: u32, key: u32) -> f32 {
-    let query_start = row_start(index, query, params.q, params.q_batch);
-    let key_start = row_start(index, key, params.k, params.k_batch);
-    var sum = 0.0;
-    for (var at = 0u; at < params.width; at++) {
-        sum += q[query_start + at * params.q.z] * k[key_start + at * params.k.z];
-    }
-    sum *= params.scale;
-    if params.masked == 1u {
-        sum += mask[row_start(index, query, params.mask, params.mask_batch) + key * params.mask.z];
-    }
-    return sum;
 }

@@ -1,6 +1,4 @@
-// uses: shared/activation
-
-// What matmul.wgsl and matmul_rows.wgsl have in common: parameters, bindings, batch and epilogue.
+// What the matmul kernels have in common: parameters, the bindings of a and bias, batch and biases. A kernel declares b and c.
 
 // 1: add the bias.
 override BIAS: u32 = 0u;
@@ -26,9 +24,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(1) var<storage, read> b: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Which part of which matrix a workgroup computes: (batch, part of the rows, part of the columns). The batch is past
@@ -65,24 +61,4 @@ fn first_biases(column: u32) -> vec4<f32> {
     let at = min(vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.n - 1u));
     let place = vec4<u32>(params.bias_offset) + at * params.bias_stride;
     return vec4<f32>(bias[place.x], bias[place.y], bias[place.z], bias[place.w]);
-}
-
-// Writes up to four neighbours of a row of c.
-fn store(batch: u32, row: u32, column: u32, values: vec4<f32>) {
-    if row >= params.m {
-        return;
-    }
-    let at = (batch * params.m + row) * params.n + column;
-    if column < params.n {
-        c[at] = activate(ACTIVATION, values.x);
-    }
-    if column + 1u < params.n {
-        c[at + 1u] = activate(ACTIVATION, values.y);
-    }
-    if column + 2u < params.n {
-        c[at + 2u] = activate(ACTIVATION, values.z);
-    }
-    if column + 3u < params.n {
-        c[at + 3u] = activate(ACTIVATION, values.w);
-    }
 }

@@ -7,7 +7,7 @@
 // `update_all`, 256 threads to a workgroup. All sums are of integers and wrap, so that their order does not show.
 
 // Elements per thread, so that few threads add to the sums.
-const ELEMENTS: u32 = 8u;
+override ELEMENTS: u32 = 8u;
 
 // Per buffer: bits read, bits written, results that were not finite.
 var<private> tallies: array<u32, 12>;

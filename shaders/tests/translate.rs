@@ -10,11 +10,16 @@ use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
 
-/// Parses and validates a shader with no capability beyond WebGPU's.
+/// Parses and validates a shader with no capability beyond WebGPU's; those written for the lanes of a subgroup have
+/// subgroups too.
 fn validate(name: &str, text: &str) -> (Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let lanes = name.ends_with("_lanes");
+    let capabilities = if lanes { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
     (module, info)
@@ -26,7 +31,9 @@ fn translate(name: &str, text: &str, constants: &[(&str, f64)]) {
     let entry = Some((ShaderStage::Compute, "main"));
     let constants: PipelineConstants = constants.iter().map(|(key, value)| (key.to_string(), *value)).collect();
     let (module, info) = process_overrides(&module, &info, entry, &constants).unwrap();
-    let words = spv::write_vec(&module, &info, &spv::Options::default(), None).unwrap();
+    // The version that has subgroups, which wgpu too asks for where a driver has it.
+    let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+    let words = spv::write_vec(&module, &info, &options, None).unwrap();
     assert!(words.len() > 20, "{name}");
     let options = msl::Options { lang_version: (2, 4), ..Default::default() };
     let (text, translation) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
@@ -48,6 +55,7 @@ fn variants(module: &Module) -> Vec<Vec<(&str, f64)>> {
                 .map(|name| match *name {
                     "ACTIVATION" => (*name, f64::from(value)),
                     "REDUCTION" => (*name, f64::from(value % 4)),
+                    "LANES" => (*name, f64::from([64, 1, 8, 16, 32, 64][value as usize])),
                     _ => (*name, f64::from(value % 2)),
                 })
                 .collect()
@@ -80,6 +88,10 @@ fn uniforms_are_read_as_declared() {
     assert_eq!(params_fields("softmax"), [("rows".to_string(), 0), ("columns".to_string(), 4)]);
     assert_eq!(params_fields("reduce"), params_fields("reduce_columns"));
     assert_eq!(params_fields("matmul"), params_fields("matmul_rows"));
+    assert_eq!(params_fields("matmul"), params_fields("matmul_lanes"));
+    assert_eq!(params_fields("matmul"), params_fields("matmul_large"));
+    assert_eq!(params_fields("attention"), params_fields("attention_lanes"));
+    assert_eq!(params_fields("attention"), params_fields("attention_backward_lanes"));
     for (name, fields, last) in
         [("reduce", 8, 112), ("argmax", 6, 48), ("matmul", 15, 80), ("adam", 12, 44), ("gate", 16, 60)]
     {

@@ -16,6 +16,7 @@ pub mod expr;
 pub mod functions;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod gpu_tiles;
 pub mod layout;
 mod life;
 mod loss;

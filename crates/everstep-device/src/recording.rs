@@ -129,6 +129,8 @@ impl<'a> Args<'a> {
 pub struct GpuTraits {
     /// A software driver: workgroup memory is slow, lanes belong along the columns.
     pub software: bool,
+    /// Threads of every subgroup, where shaders may use subgroups and all have the same size; else 0.
+    pub subgroup: u32,
     /// The largest grid dimension.
     pub max_workgroups: u32,
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::sgd::{CHUNK, Penalty, Step};
 use super::simd::simd;
 use super::tally::{self, Tally};
+use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -77,8 +78,9 @@ impl Kernel for Adam {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let shader = Shader::File { name: "adam", constants: vec![] };
-        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256 * 8));
+        let (elements, groups) = gpu_tiles::updates(gpu, self.0.count as usize);
+        let shader = Shader::File { name: "adam", constants: vec![("ELEMENTS", elements)] };
+        let workgroups = gpu.grid(groups);
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }
 }

@@ -9,6 +9,7 @@ use super::math;
 use super::matmul::{Matrix, multiply_here};
 use super::memory::Writer;
 use super::simd::simd;
+use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Layout, Shader};
 
@@ -300,9 +301,18 @@ impl Kernel for Attention {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let rows = self.batches() * self.sizes().0;
-        let shader = Shader::File { name: "attention", constants: vec![] };
-        (rows > 0).then(|| Dispatch { shader, params: self.params().words(), workgroups: gpu.grid(rows) })
+        let (queries, _, width, value_width) = self.sizes();
+        let rows = self.batches() * queries;
+        let operands = [&self.q, &self.k, &self.v, &self.y];
+        let (shader, groups) =
+            match gpu_tiles::attention_lanes(gpu, (width, value_width), self.mask.is_some(), &operands) {
+                Some(constants) => {
+                    let shader = Shader::File { name: "attention_lanes", constants };
+                    (shader, (self.batches() * queries.div_ceil(8)).div_ceil(8))
+                }
+                None => (Shader::File { name: "attention", constants: vec![] }, rows),
+            };
+        (rows > 0).then(|| Dispatch { shader, params: self.params().words(), workgroups: gpu.grid(groups) })
     }
 }
 
@@ -454,7 +464,7 @@ impl Kernel for AttentionBackward {
         });
     }
 
-    /// One workgroup per query, and behind them one per key.
+    /// Workgroups of queries, and behind them those of keys.
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         let f = &self.forward;
         let mut params = f.params();
@@ -462,8 +472,19 @@ impl Kernel for AttentionBackward {
         (params.dq, params.dq_batch) = Attention::layout_words(Some(&self.dq));
         (params.dk, params.dk_batch) = Attention::layout_words(Some(&self.dk));
         (params.dv, params.dv_batch) = Attention::layout_words(Some(&self.dv));
-        let groups = f.batches() * (f.sizes().0 + f.sizes().1);
-        let shader = Shader::File { name: "attention_backward", constants: vec![] };
+        let (queries, keys, width, value_width) = f.sizes();
+        let operands = [&f.q, &f.k, &f.v, &f.y, &self.g, &self.dq, &self.dk, &self.dv];
+        let (shader, groups) = match gpu_tiles::attention_lanes(gpu, (width, value_width), f.mask.is_some(), &operands)
+        {
+            Some(constants) => {
+                let of = |rows: usize| (f.batches() * rows.div_ceil(8)).div_ceil(8);
+                (Shader::File { name: "attention_backward_lanes", constants }, of(queries) + of(keys))
+            }
+            None => {
+                let shader = Shader::File { name: "attention_backward", constants: vec![] };
+                (shader, f.batches() * (queries + keys))
+            }
+        };
         (groups > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(groups) })
     }
 }

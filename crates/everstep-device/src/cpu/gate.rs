@@ -72,7 +72,8 @@ impl Kernel for Health {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let shader = Shader::File { name: "health", constants: vec![] };
+        let threads = if gpu.software { 32 } else { 256 };
+        let shader = Shader::File { name: "health", constants: vec![("LANES", threads)] };
         let workgroups = gpu.grid((self.0.count as usize).div_ceil(HEALTH_BLOCK));
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math;
 use super::simd::simd;
+use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -141,9 +142,12 @@ impl Kernel for LayerNorm {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let shader = Shader::File { name: "layer_norm", constants: self.constants() };
         let p = self.params;
-        let workgroups = gpu.grid(p.rows as usize);
+        let (threads, groups) = gpu_tiles::rows(gpu, p.rows as usize, p.columns as usize);
+        let mut constants = self.constants();
+        constants.push(("LANES", threads));
+        let shader = Shader::File { name: "layer_norm", constants };
+        let workgroups = gpu.grid(groups);
         (p.rows > 0 && p.columns > 0).then(|| Dispatch { shader, params: p.words(), workgroups })
     }
 }
@@ -201,10 +205,12 @@ impl Kernel for LayerNormBackward {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let constants = [("CENTRED", u32::from(self.centred)), ("WEIGHT", u32::from(self.weight))].to_vec();
-        let shader = Shader::File { name: "layer_norm_backward", constants };
         let p = self.params;
-        let workgroups = gpu.grid(p.rows as usize);
+        let (threads, groups) = gpu_tiles::rows(gpu, p.rows as usize, p.columns as usize);
+        let centred = ("CENTRED", u32::from(self.centred));
+        let constants = vec![("LANES", threads), centred, ("WEIGHT", u32::from(self.weight))];
+        let shader = Shader::File { name: "layer_norm_backward", constants };
+        let workgroups = gpu.grid(groups);
         (p.rows > 0 && p.columns > 0).then(|| Dispatch { shader, params: p.words(), workgroups })
     }
 }

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::memory::Writer;
 use super::product::{self, Product};
 use crate::functions::Activation;
+use crate::gpu_tiles::{self, Tiles};
 use crate::params::params;
 use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader};
 
@@ -361,11 +362,10 @@ impl Kernel for Matmul {
             a_batch: batch(a),
             b_batch: batch(b),
         };
-        // Columns and rows of C that one workgroup computes.
-        let (name, columns, rows) = if gpu.software { ("matmul_rows", 256, 4) } else { ("matmul", 64, 64) };
-        let workgroups = gpu.grid(n.div_ceil(columns) * m.div_ceil(rows) * batches);
-        let constants = [("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)];
-        let shader = Shader::File { name, constants: constants.to_vec() };
+        let Tiles { name, mut constants, workgroups } = gpu_tiles::matmul(gpu, (m, n, k), batches, &self.b);
+        constants.extend([("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)]);
+        let shader = Shader::File { name, constants };
+        let workgroups = gpu.grid(workgroups);
         (m * n * batches > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
     }
 }

@@ -317,7 +317,10 @@ impl Kernel for Reduce {
             true => ("reduce_columns", kept.count.div_ceil(64)),
             false => ("reduce", kept.count),
         };
-        let shader = Shader::File { name, constants: vec![("REDUCTION", self.reduction as u32)] };
+        // Without dimensions, or with one, which is the last.
+        let even = reduced.dims.len() <= 1;
+        let constants = vec![("REDUCTION", self.reduction as u32), ("EVEN", u32::from(even))];
+        let shader = Shader::File { name, constants };
         let workgroups = gpu.grid(workgroups);
         (kept.count > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
     }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::simd::simd;
 use super::tally::{self, Tally};
 use crate::control::{self, Verdict};
+use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -109,8 +110,9 @@ impl Kernel for Sgd {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let shader = Shader::File { name: "sgd", constants: vec![] };
-        let workgroups = gpu.grid((self.0.count as usize).div_ceil(256 * 8));
+        let (elements, groups) = gpu_tiles::updates(gpu, self.0.count as usize);
+        let shader = Shader::File { name: "sgd", constants: vec![("ELEMENTS", elements)] };
+        let workgroups = gpu.grid(groups);
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }
 }

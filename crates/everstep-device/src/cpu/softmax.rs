@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::math;
 use super::simd::simd;
+use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -82,9 +83,10 @@ impl Kernel for SoftmaxBackward {
     }
 }
 
-/// One workgroup per row.
+/// One or more threads per row.
 pub(super) fn row_dispatch(name: &'static str, params: &SoftmaxParams, gpu: &GpuTraits) -> Option<Dispatch> {
-    let rows = params.rows as usize;
-    let shader = Shader::File { name, constants: vec![] };
-    (rows > 0 && params.columns > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(rows) })
+    let (threads, groups) = gpu_tiles::rows(gpu, params.rows as usize, params.columns as usize);
+    let shader = Shader::File { name, constants: vec![("LANES", threads)] };
+    let workgroups = gpu.grid(groups);
+    (params.rows > 0 && params.columns > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
 }

@@ -122,12 +122,20 @@ impl Identity {
     }
 }
 
+/// Threads of every subgroup; 0 where shaders cannot use them, or where the driver chooses between sizes.
+fn subgroup(adapter: &Adapter) -> u32 {
+    let info = adapter.get_info();
+    let usable = adapter.features().contains(wgpu::Features::SUBGROUP);
+    let fixed = usable && info.subgroup_min_size == info.subgroup_max_size;
+    if fixed { info.subgroup_min_size } else { 0 }
+}
+
 fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<AtomicU64>) -> Result<Opened> {
     let description = describe(index, adapter);
     let limits = adapter.limits();
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("everstep"),
-        required_features: wgpu::Features::empty(),
+        required_features: adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
         required_limits: limits.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
@@ -137,8 +145,13 @@ fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<Atom
         reason: error.to_string(),
         found: format!("The adapter is {description}"),
     })?;
-    let traits =
-        GpuTraits { software: description.software, max_workgroups: limits.max_compute_workgroups_per_dimension };
+    // What real GPUs run is tested on drivers in software too.
+    let as_hardware = std::env::var_os("EVERSTEP_GPU_VARIANTS").is_some_and(|value| value == "hardware");
+    let traits = GpuTraits {
+        software: description.software && !as_hardware,
+        subgroup: subgroup(adapter),
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+    };
     let info = DeviceInfo {
         kind: DeviceKind::Gpu,
         name: description.name,

@@ -14,6 +14,7 @@ mod recording;
 mod selection;
 mod threads;
 mod transfers;
+mod variants;
 
 use std::process::Command as Process;
 use std::sync::Arc;

@@ -1,0 +1,141 @@
+//! Which shader computes what on which kind of GPU, and how its work is cut into workgroups.
+//!
+//! Drivers in software run the threads of a subgroup in the lanes of a processor's vector. There the `_lanes` shaders are
+//! the fast ones; they are written for 8 lanes, which is what llvmpipe has on a processor with AVX.
+
+use crate::{GpuTraits, Layout};
+
+/// Lanes that the `_lanes` shaders are written for.
+const LANES: u32 = 8;
+/// Threads of a workgroup of the kernels of rows.
+const ROW_GROUP: usize = 64;
+
+/// Workgroups that keep a GPU busy: tiles are made no larger where there would be fewer.
+const BUSY: usize = 64;
+
+/// Whether the `_lanes` shaders run, and run well.
+fn lanes(gpu: &GpuTraits) -> bool {
+    gpu.software && gpu.subgroup == LANES
+}
+
+/// A variant of a shader: its name, constants of its own, and how many workgroups it takes.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Tiles {
+    pub(crate) name: &'static str,
+    pub(crate) constants: Vec<(&'static str, u32)>,
+    pub(crate) workgroups: usize,
+}
+
+/// Whether a vec4 holds four neighbours along an axis, counted from the last: no gaps, and every row along it begins at a
+/// multiple of 4.
+fn in_fours(layout: &Layout, from_last: usize) -> bool {
+    let (shape, strides) = (layout.shape(), layout.strides());
+    let along = shape.rank() - 1 - from_last;
+    let aligned = |axis: usize| axis == along || shape[axis] == 1 || strides[axis].is_multiple_of(4);
+    let gapless = strides[along] == 1 && shape[along].is_multiple_of(4);
+    gapless && layout.offset().is_multiple_of(4) && (0..shape.rank()).all(aligned)
+}
+
+/// The shader of C = A B of m x n x k, `batches` times.
+pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches: usize, b: &Layout) -> Tiles {
+    if !gpu.software {
+        let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size) * batches;
+        let (name, workgroups) = match tiles(128) {
+            large if large >= BUSY && m.min(n) >= 96 => ("matmul_large", large),
+            _ => ("matmul", tiles(64)),
+        };
+        return Tiles { name, constants: vec![], workgroups };
+    }
+    let (rows, columns) = (in_fours(b, 0), in_fours(b, 1));
+    // Of few rows the tile of 32 would be mostly empty.
+    if lanes(gpu) && m > 6 && k > 0 && n.is_multiple_of(4) && (rows || columns) {
+        // Other widths than one would only be more pipelines, each of which takes a quarter of a second to build.
+        let constants =
+            vec![("LANES", 32), ("TRANSPOSED", u32::from(!rows)), ("TAIL", u32::from(!k.is_multiple_of(4)))];
+        return Tiles { name: "matmul_lanes", constants, workgroups: m.div_ceil(32) * n.div_ceil(128) * batches };
+    }
+    let threads = n.div_ceil(4).next_multiple_of(8).next_power_of_two().min(64);
+    let workgroups = m.div_ceil(4) * n.div_ceil(4 * threads) * batches;
+    Tiles { name: "matmul_rows", constants: vec![("LANES", threads as u32)], workgroups }
+}
+
+/// How many threads share a row of a kernel of rows, and how many workgroups that makes.
+pub(crate) fn rows(gpu: &GpuTraits, rows: usize, columns: usize) -> (u32, usize) {
+    let threads = match gpu.software {
+        // Alone, a thread needs no barriers; but its sums are long, and llvmpipe ends its loops after 65,535 rounds.
+        true if rows >= 8 && columns <= 4096 => 1,
+        true => ROW_GROUP,
+        false => columns.next_power_of_two().clamp(4, ROW_GROUP),
+    };
+    (threads as u32, rows.div_ceil(ROW_GROUP / threads))
+}
+
+/// How many elements a thread of an update kernel takes, and how many workgroups of 256 that makes.
+pub(crate) fn updates(gpu: &GpuTraits, count: usize) -> (u32, usize) {
+    // What a thread adds to the sums of the step at its end is a lock for each on a driver in software.
+    let elements = if gpu.software { 32 } else { 8 };
+    (elements, count.div_ceil(256 * elements as usize))
+}
+
+/// The constants of attention in lanes, where it can be; `operands` are all that it reads and writes as rows.
+pub(crate) fn attention_lanes(
+    gpu: &GpuTraits,
+    (width, value_width): (usize, usize),
+    masked: bool,
+    operands: &[&Layout],
+) -> Option<Vec<(&'static str, u32)>> {
+    let fits = |width: usize| (4..=64).contains(&width);
+    let fours = operands.iter().all(|layout| in_fours(layout, 0) && !layout.shape().contains(&0));
+    let all = lanes(gpu) && fits(width) && fits(value_width) && fours;
+    let constants = [width as u32 / 4, value_width as u32 / 4, u32::from(masked)];
+    all.then(|| ["WIDTH", "VALUE_WIDTH", "MASKED"].into_iter().zip(constants).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Shape;
+
+    const GPU: GpuTraits = GpuTraits { software: false, subgroup: 32, max_workgroups: 65_535 };
+    const SOFTWARE: GpuTraits = GpuTraits { software: true, subgroup: 8, max_workgroups: 65_535 };
+    const NARROW: GpuTraits = GpuTraits { software: true, subgroup: 4, max_workgroups: 65_535 };
+
+    fn dense(dims: &[usize]) -> Layout {
+        Layout::contiguous(Shape::new(dims).unwrap())
+    }
+
+    fn name(gpu: &GpuTraits, sizes: (usize, usize, usize), b: &Layout) -> &'static str {
+        matmul(gpu, sizes, 1, b).name
+    }
+
+    #[test]
+    fn matmul_in_lanes_needs_columns_in_fours() {
+        let b = dense(&[64, 128]);
+        assert_eq!(name(&SOFTWARE, (32, 128, 64), &b), "matmul_lanes");
+        assert_eq!(name(&NARROW, (32, 128, 64), &b), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (4, 128, 64), &b), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (32, 126, 64), &dense(&[64, 126])), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (32, 128, 64), &dense(&[128, 64]).permute(&[1, 0]).unwrap()), "matmul_lanes");
+        // Transposed, with columns of 65; and rows that begin one element behind a multiple of 4.
+        assert_eq!(name(&SOFTWARE, (32, 128, 65), &dense(&[128, 65]).permute(&[1, 0]).unwrap()), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (32, 8, 64), &dense(&[64, 9]).slice(1, 1, 9, 1).unwrap()), "matmul_rows");
+        let tiles = matmul(&SOFTWARE, (33, 132, 65), 2, &dense(&[2, 65, 132]));
+        assert_eq!((tiles.workgroups, &tiles.constants[1..]), (8, &[("TRANSPOSED", 0), ("TAIL", 1)][..]));
+        assert_eq!(matmul(&SOFTWARE, (33, 10, 65), 1, &dense(&[65, 10])).constants, [("LANES", 8)]);
+    }
+
+    #[test]
+    fn tiles_are_large_where_there_are_enough() {
+        assert_eq!(name(&GPU, (1024, 1024, 64), &dense(&[64, 1024])), "matmul_large");
+        assert_eq!(name(&GPU, (512, 512, 64), &dense(&[64, 512])), "matmul");
+        assert_eq!(matmul(&GPU, (65, 64, 3), 100, &dense(&[100, 3, 64])).name, "matmul");
+    }
+
+    #[test]
+    fn rows_have_as_many_threads_as_they_have_work_for() {
+        assert_eq!(rows(&GPU, 10, 1000), (64, 10));
+        assert_eq!(rows(&GPU, 10, 10), (16, 3));
+        assert_eq!(rows(&SOFTWARE, 130, 1000), (1, 3));
+        assert_eq!((rows(&SOFTWARE, 3, 1000), rows(&SOFTWARE, 130, 5000)), ((64, 3), (64, 130)));
+    }
+}
