@@ -1,6 +1,7 @@
 //! GPUs through wgpu: Vulkan, Metal and DX12. The only place that says `wgpu`.
 
 mod adapters;
+mod cache;
 mod driver;
 mod executor;
 mod kept;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use wgpu::{BindGroupLayout, BindGroupLayoutEntry, BindingType, BufferBindingType, ShaderStages};
 
+use super::cache::DiskCache;
 use super::executor::UNIFORM_BYTES;
 use crate::counters::AtomicCounters;
 use crate::{Result, Shader};
@@ -23,6 +24,7 @@ pub(super) struct Pipelines {
     storage_layouts: HashMap<Shape, BindGroupLayout>,
     uniform_layout: BindGroupLayout,
     checked: bool,
+    disk: Option<DiskCache>,
 }
 
 fn entry(binding: u32, kind: BufferBindingType, dynamic: bool) -> BindGroupLayoutEntry {
@@ -42,7 +44,8 @@ impl Pipelines {
         });
         // Built-in shaders are validated by tests and run without bounds checks; this turns the checks on.
         let checked = std::env::var_os("EVERSTEP_GPU_CHECKED").is_some_and(|value| value != "0");
-        Self { built: HashMap::new(), storage_layouts: HashMap::new(), uniform_layout, checked }
+        let disk = DiskCache::open(device);
+        Self { built: HashMap::new(), storage_layouts: HashMap::new(), uniform_layout, checked, disk }
     }
 
     pub(super) fn uniform_layout(&self) -> &BindGroupLayout {
@@ -69,7 +72,11 @@ impl Pipelines {
         check: impl Fn() -> Result<()>,
     ) -> Result<Arc<Pipeline>> {
         if let Some(pipeline) = self.built.get(&shape).and_then(|built| built.get(shader)) {
-            return Ok(pipeline.clone());
+            let pipeline = pipeline.clone();
+            if let Some(disk) = &mut self.disk {
+                disk.found();
+            }
+            return Ok(pipeline);
         }
         let pipeline = Arc::new(self.build(device, label, shader, shape));
         check()?;
@@ -115,7 +122,7 @@ impl Pipelines {
                 constants: &constants,
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.disk.as_mut().map(DiskCache::cache),
         });
         debug_assert!(UNIFORM_BYTES.is_multiple_of(16));
         Pipeline { pipeline }
