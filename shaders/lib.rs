@@ -12,6 +12,7 @@ macro_rules! table {
 /// Every kernel: its name and its file as it is on disk.
 pub const FILES: &[(&str, &str)] = table![
     "adam",
+    "adam_quads",
     "argmax",
     "attention",
     "attention_backward",
@@ -36,6 +37,7 @@ pub const FILES: &[(&str, &str)] = table![
     "matmul",
     "matmul_lanes",
     "matmul_large",
+    "matmul_ragged_lanes",
     "matmul_rows",
     "max_pool2d",
     "max_pool2d_backward",
@@ -54,6 +56,7 @@ pub const FILES: &[(&str, &str)] = table![
 /// Every shared file, by the name that `uses` calls it.
 pub const SHARED: &[(&str, &str)] = table![
     "shared/activation",
+    "shared/adam",
     "shared/attention",
     "shared/attention_lanes",
     "shared/attention_score",
@@ -65,6 +68,7 @@ pub const SHARED: &[(&str, &str)] = table![
     "shared/logic",
     "shared/matrices",
     "shared/matrix_elements",
+    "shared/matrix_lanes",
     "shared/matrix_tiles",
     "shared/penalty",
     "shared/philox",

@@ -5,11 +5,12 @@
 //
 // Shapes: gradients, values, squares, averages, buffers: windows of the arena; the control block; the sums of the
 // step. The elements start..start + count.
-// Threads: one per ELEMENTS elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Threads: one per TIMES elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
 // Bytes: 20 per element, 8 more with momentum, 8 more where centered. Operations: 12 per element, a root and a division
 // among them.
 
 const TALLIES: u32 = 4u;
+const STRIDE: u32 = 1u;
 
 struct Params {
     start: u32,

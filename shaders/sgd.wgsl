@@ -5,10 +5,11 @@
 //
 // Shapes: gradients, values, buffers: windows of the arena; the control block; the sums of the step. The elements
 // start..start + count.
-// Threads: one per ELEMENTS elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
+// Threads: one per TIMES elements, 256 to a workgroup. Nothing is written where the verdict is not COMMIT.
 // Bytes: 20 per element. Operations: 8 per element.
 
 const TALLIES: u32 = 2u;
+const STRIDE: u32 = 1u;
 
 struct Params {
     start: u32,

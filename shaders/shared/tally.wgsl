@@ -3,11 +3,12 @@
 // What an update reads and writes, as sums by which the next step sees whether the memory between them kept it.
 //
 // A kernel that uses this declares `const TALLIES: u32`, how many buffers it updates, `params` with `start` and `count`,
-// `control`, `sums: array<atomic<u32>>` and `fn update(index: u32)`, which stores what `accept` gives it. Its main calls
-// `update_all`, 256 threads to a workgroup. All sums are of integers and wrap, so that their order does not show.
+// `control`, `sums: array<atomic<u32>>`, `const STRIDE: u32` and `fn update(index: u32)`, which stores what
+// `accept` gives it for STRIDE elements from `index` on. Its main calls `update_all`, 256 threads to a workgroup. All sums
+// are of integers and wrap, so that their order does not show.
 
-// Elements per thread, so that few threads add to the sums.
-override ELEMENTS: u32 = 8u;
+// Calls of `update` per thread, so that few threads add to the sums.
+override TIMES: u32 = 8u;
 
 // Per buffer: bits read, bits written, results that were not finite.
 var<private> tallies: array<u32, 12>;
@@ -30,6 +31,16 @@ fn accept(buffer: u32, index: u32, before: f32, after: f32) -> f32 {
     return kept;
 }
 
+// As accept, for four neighbours from element `index` on.
+fn accept_quad(buffer: u32, index: u32, before: vec4<f32>, after: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        accept(buffer, index, before.x, after.x),
+        accept(buffer, index + 1u, before.y, after.y),
+        accept(buffer, index + 2u, before.z, after.z),
+        accept(buffer, index + 3u, before.w, after.w),
+    );
+}
+
 fn publish_tallies(lane: u32) {
     if lane < 12u {
         atomicStore(&group_tallies[lane], 0u);
@@ -49,9 +60,9 @@ fn update_all(workgroup: u32, lane: u32) {
     if control[VERDICT] != VERDICT_COMMIT {
         return;
     }
-    let first = workgroup * 256u * ELEMENTS + lane;
-    for (var part = 0u; part < ELEMENTS; part += 1u) {
-        let number = first + part * 256u;
+    let first = workgroup * 256u * TIMES + lane;
+    for (var part = 0u; part < TIMES; part += 1u) {
+        let number = (first + part * 256u) * STRIDE;
         if number < params.count {
             update(params.start + number);
         }

@@ -46,13 +46,17 @@ pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches:
         };
         return Tiles { name, constants: vec![], workgroups };
     }
-    let (rows, columns) = (in_fours(b, 0), in_fours(b, 1));
     // Of few rows the tile of 32 would be mostly empty.
-    if lanes(gpu) && m > 6 && k > 0 && n.is_multiple_of(4) && (rows || columns) {
+    if lanes(gpu) && m > 6 && k > 0 {
         // Other widths than one would only be more pipelines, each of which takes a quarter of a second to build.
-        let constants =
-            vec![("LANES", 32), ("TRANSPOSED", u32::from(!rows)), ("TAIL", u32::from(!k.is_multiple_of(4)))];
-        return Tiles { name: "matmul_lanes", constants, workgroups: m.div_ceil(32) * n.div_ceil(128) * batches };
+        let mut constants = vec![("LANES", 32), ("TAIL", u32::from(!k.is_multiple_of(4)))];
+        let workgroups = m.div_ceil(32) * n.div_ceil(128) * batches;
+        let (rows, columns) = (in_fours(b, 0), in_fours(b, 1));
+        if !n.is_multiple_of(4) || !(rows || columns) {
+            return Tiles { name: "matmul_ragged_lanes", constants, workgroups };
+        }
+        constants.push(("TRANSPOSED", u32::from(!rows)));
+        return Tiles { name: "matmul_lanes", constants, workgroups };
     }
     let threads = n.div_ceil(4).next_multiple_of(8).next_power_of_two().min(64);
     let workgroups = m.div_ceil(4) * n.div_ceil(4 * threads) * batches;
@@ -70,11 +74,11 @@ pub(crate) fn rows(gpu: &GpuTraits, rows: usize, columns: usize) -> (u32, usize)
     (threads as u32, rows.div_ceil(ROW_GROUP / threads))
 }
 
-/// How many elements a thread of an update kernel takes, and how many workgroups of 256 that makes.
-pub(crate) fn updates(gpu: &GpuTraits, count: usize) -> (u32, usize) {
+/// How many times a thread of an update kernel takes `stride` elements, and how many workgroups of 256 that makes.
+pub(crate) fn updates(gpu: &GpuTraits, count: usize, stride: usize) -> (u32, usize) {
     // What a thread adds to the sums of the step at its end is a lock for each on a driver in software.
-    let elements = if gpu.software { 32 } else { 8 };
-    (elements, count.div_ceil(256 * elements as usize))
+    let times = if gpu.software { 16 } else { 8 / stride };
+    (times as u32, count.div_ceil(256 * times * stride))
 }
 
 /// The constants of attention in lanes, where it can be; `operands` are all that it reads and writes as rows.
@@ -114,14 +118,14 @@ mod tests {
         assert_eq!(name(&SOFTWARE, (32, 128, 64), &b), "matmul_lanes");
         assert_eq!(name(&NARROW, (32, 128, 64), &b), "matmul_rows");
         assert_eq!(name(&SOFTWARE, (4, 128, 64), &b), "matmul_rows");
-        assert_eq!(name(&SOFTWARE, (32, 126, 64), &dense(&[64, 126])), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (32, 126, 64), &dense(&[64, 126])), "matmul_ragged_lanes");
         assert_eq!(name(&SOFTWARE, (32, 128, 64), &dense(&[128, 64]).permute(&[1, 0]).unwrap()), "matmul_lanes");
         // Transposed, with columns of 65; and rows that begin one element behind a multiple of 4.
-        assert_eq!(name(&SOFTWARE, (32, 128, 65), &dense(&[128, 65]).permute(&[1, 0]).unwrap()), "matmul_rows");
-        assert_eq!(name(&SOFTWARE, (32, 8, 64), &dense(&[64, 9]).slice(1, 1, 9, 1).unwrap()), "matmul_rows");
+        assert_eq!(name(&SOFTWARE, (32, 128, 65), &dense(&[128, 65]).permute(&[1, 0]).unwrap()), "matmul_ragged_lanes");
+        assert_eq!(name(&SOFTWARE, (32, 8, 64), &dense(&[64, 9]).slice(1, 1, 9, 1).unwrap()), "matmul_ragged_lanes");
         let tiles = matmul(&SOFTWARE, (33, 132, 65), 2, &dense(&[2, 65, 132]));
-        assert_eq!((tiles.workgroups, &tiles.constants[1..]), (8, &[("TRANSPOSED", 0), ("TAIL", 1)][..]));
-        assert_eq!(matmul(&SOFTWARE, (33, 10, 65), 1, &dense(&[65, 10])).constants, [("LANES", 8)]);
+        assert_eq!((tiles.workgroups, &tiles.constants[1..]), (8, &[("TAIL", 1), ("TRANSPOSED", 0)][..]));
+        assert_eq!(matmul(&SOFTWARE, (3, 10, 65), 1, &dense(&[65, 10])).constants, [("LANES", 8)]);
     }
 
     #[test]

@@ -78,8 +78,10 @@ impl Kernel for Adam {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let (elements, groups) = gpu_tiles::updates(gpu, self.0.count as usize);
-        let shader = Shader::File { name: "adam", constants: vec![("ELEMENTS", elements)] };
+        let quads = self.0.start.is_multiple_of(4) && self.0.count.is_multiple_of(4);
+        let (name, stride) = if quads { ("adam_quads", 4) } else { ("adam", 1) };
+        let (times, groups) = gpu_tiles::updates(gpu, self.0.count as usize, stride);
+        let shader = Shader::File { name, constants: vec![("TIMES", times)] };
         let workgroups = gpu.grid(groups);
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }

@@ -61,6 +61,7 @@ use crate::params::Field;
 /// Every kernel with a shader file and a uniform: the shader's name and the fields of its Rust struct.
 pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("adam", AdamParams::FIELDS),
+    ("adam_quads", AdamParams::FIELDS),
     ("argmax", ArgMaxParams::FIELDS),
     ("attention", AttentionParams::FIELDS),
     ("attention_backward", AttentionParams::FIELDS),
@@ -85,6 +86,7 @@ pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("matmul", MatmulParams::FIELDS),
     ("matmul_lanes", MatmulParams::FIELDS),
     ("matmul_large", MatmulParams::FIELDS),
+    ("matmul_ragged_lanes", MatmulParams::FIELDS),
     ("matmul_rows", MatmulParams::FIELDS),
     ("max_pool2d", PoolParams::FIELDS),
     ("max_pool2d_backward", PoolParams::FIELDS),

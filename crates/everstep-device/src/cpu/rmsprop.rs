@@ -104,8 +104,8 @@ impl Kernel for Rmsprop {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let (elements, groups) = gpu_tiles::updates(gpu, self.0.count as usize);
-        let shader = Shader::File { name: "rmsprop", constants: vec![("ELEMENTS", elements)] };
+        let (times, groups) = gpu_tiles::updates(gpu, self.0.count as usize, 1);
+        let shader = Shader::File { name: "rmsprop", constants: vec![("TIMES", times)] };
         let workgroups = gpu.grid(groups);
         (self.0.count > 0).then(|| Dispatch { shader, params: self.0.words(), workgroups })
     }
