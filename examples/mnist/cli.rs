@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Ends with one line of JSON.
     #[arg(long)]
     json: bool,
+    /// Says how long after its start the program has done the first step.
+    #[arg(long)]
+    first_step: bool,
 }
 
 /// What was asked for.
@@ -58,6 +61,24 @@ pub(crate) struct Run {
     pub(crate) policy: Policy,
     pub(crate) durability: Durability,
     pub(crate) report: Report,
+    pub(crate) first_step: FirstStep,
+}
+
+/// When the first step was done, where that was asked for.
+pub(crate) struct FirstStep {
+    since: Option<Instant>,
+    device: Device,
+}
+
+impl FirstStep {
+    /// After each step; the first one is waited for and told.
+    pub(crate) fn done(&mut self) -> everstep::Result<()> {
+        if let Some(start) = self.since.take() {
+            self.device.synchronize()?;
+            println!("first step after {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+        }
+        Ok(())
+    }
 }
 
 /// What is told at the end.
@@ -69,6 +90,7 @@ pub(crate) struct Report {
 
 /// Reads the data, and says which device was chosen.
 pub(crate) fn start(args: Args) -> everstep::Result<Run> {
+    let begin = Instant::now();
     let device = Device::from_name(&args.device)?;
     println!("device {device}");
     let (train, test) = load(args.data.as_deref())?;
@@ -85,6 +107,7 @@ pub(crate) fn start(args: Args) -> everstep::Result<Run> {
         learning_rate: args.learning_rate,
         policy: args.policy.policy(),
         durability: args.durability,
+        first_step: FirstStep { since: args.first_step.then_some(begin), device: device.clone() },
         report: Report { device: device.clone(), start: Instant::now(), json: args.json },
         device,
     })

@@ -12,12 +12,19 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::FirstStep;
 use everstep::prelude::*;
 use everstep_examples::Progress;
 use everstep_examples::classifier::{Classifier, evaluate};
 
 /// Trains for some epochs, or for what is left of them; the mean loss of the last one.
-fn train(model: &Classifier, guard: &mut Guard, data: &mut Loader, epochs: usize) -> everstep::Result<f64> {
+fn train(
+    model: &Classifier,
+    guard: &mut Guard,
+    data: &mut Loader,
+    epochs: usize,
+    mut first_step: FirstStep,
+) -> everstep::Result<f64> {
     let over = data.cursor().epoch as usize;
     let mut progress = Progress::new(epochs, over);
     loop {
@@ -25,6 +32,7 @@ fn train(model: &Classifier, guard: &mut Guard, data: &mut Loader, epochs: usize
             progress.begin(data.epoch_batches(), data.cursor().position as usize / data.config().batch_size);
             progress.events(&guard.take_events());
             while let Some(report) = guard.step(data, |batch| model.loss(batch))? {
+                first_step.done()?;
                 progress.records(&report.records);
                 progress.events(&report.events);
             }
@@ -48,7 +56,7 @@ fn run(args: cli::Args) -> everstep::Result<()> {
     let mut test = Loader::new(run.test, LoaderConfig::new(run.test_batch), &run.device)?;
 
     let mut guard = run.durability.guard(guard, &mut data)?;
-    let loss = train(&model, &mut guard, &mut data, run.epochs)?;
+    let loss = train(&model, &mut guard, &mut data, run.epochs, run.first_step)?;
     run.report.finish(&model, guard.optimizer(), loss, &evaluate(&model, &mut test)?)
 }
 

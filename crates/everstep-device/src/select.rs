@@ -112,6 +112,10 @@ impl Device {
     }
 
     fn auto() -> Self {
+        // To ask drivers takes long; a machine that can have no GPU is spared it.
+        #[cfg(feature = "gpu")]
+        let found = if crate::gpu::may_exist() { Self::gpus() } else { Vec::new() };
+        #[cfg(not(feature = "gpu"))]
         let found = Self::gpus();
         let real = found.iter().find(|adapter| !adapter.software);
         let device = match real.map(|adapter| Self::gpu(&adapter.index.to_string())) {

@@ -6,9 +6,11 @@ mod driver;
 mod executor;
 mod kept;
 mod pipelines;
+mod presence;
 mod read;
 
 pub(crate) use adapters::{Identity, adapters, open, open_isolated};
 pub(crate) use driver::Driver;
 pub(crate) use executor::GpuExecutor;
+pub(crate) use presence::may_exist;
 pub(crate) use read::PendingRead;
