@@ -3,4 +3,5 @@
 pub mod measure;
 pub mod models;
 pub mod overhead;
+pub mod roofline;
 pub mod workloads;

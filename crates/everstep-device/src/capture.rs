@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::counters::AtomicCounters;
-use crate::device::{Engine, lock};
+use crate::device::{Engine, Noting, lock};
 use crate::passes::{Place, Plan};
 use crate::{BufferId, Command, Device, Dispatch, Error, GpuTraits, Region, Result, Slice, Work};
 
@@ -275,7 +275,9 @@ impl Device {
         }
         self.before_submission(&mut engine)?;
         let counters = &self.shared().counters;
-        let outcome = engine.replay(capture.id, inputs, counters);
+        let profile = self.profile();
+        let _span = profile.clone().map(|profile| profile.host("replay"));
+        let outcome = engine.replay(capture.id, inputs, counters, profile.as_ref());
         outcome.inspect_err(|_| {
             self.shared().failures.fetch_add(1, Ordering::AcqRel);
         })?;
@@ -316,7 +318,7 @@ impl Engine {
         stale.into_iter().for_each(|id| self.drop_capture(id));
     }
 
-    fn replay(&mut self, id: u64, inputs: &[Slice], counters: &AtomicCounters) -> Result<()> {
+    fn replay(&mut self, id: u64, inputs: &[Slice], counters: &AtomicCounters, profile: Noting<'_>) -> Result<()> {
         let Self { captures, allocator, executor, life, .. } = self;
         let Some(captured) = captures.get_mut(&id) else { return Ok(()) };
         if !captured.sizes.iter().copied().eq(inputs.iter().map(|input| input.bytes)) {
@@ -333,7 +335,7 @@ impl Engine {
         AtomicCounters::add(&counters.flushes, 1);
         AtomicCounters::add(&counters.replays, 1);
         AtomicCounters::add(&counters.commands, captured.plan.commands.len());
-        let outcome = executor.replay(id, captured, counters);
+        let outcome = executor.replay(id, captured, counters, profile);
         outcome.map_err(|error| life.check().err().unwrap_or(error))
     }
 }

@@ -10,6 +10,7 @@ use crate::counters::AtomicCounters;
 use crate::life::Life;
 use crate::loss::{Current, Opened, Planned, Source};
 use crate::passes::{Allocator, MemoryId, Place, Plan, elide, fuse};
+use crate::profile::{self, Profile};
 use crate::readback::{Pending, Readback};
 use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
 
@@ -75,11 +76,11 @@ pub(crate) enum Executor {
 
 impl Executor {
     #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
-    fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
+    fn run(&mut self, plan: &Plan, counters: &AtomicCounters, profile: Noting<'_>) -> Result<()> {
         match self {
-            Self::Cpu(executor) => executor.run(plan),
+            Self::Cpu(executor) => executor.run(plan, profile),
             #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.run(plan, counters),
+            Self::Gpu(executor) => executor.run(plan, counters, profile),
             Self::Null(executor) => executor.run(plan),
         }
     }
@@ -108,11 +109,17 @@ impl Executor {
 
     /// Runs a kept plan whose inputs have been put in place.
     #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
-    pub(crate) fn replay(&mut self, id: u64, captured: &Captured, counters: &AtomicCounters) -> Result<()> {
+    pub(crate) fn replay(
+        &mut self,
+        id: u64,
+        captured: &Captured,
+        counters: &AtomicCounters,
+        profile: Noting<'_>,
+    ) -> Result<()> {
         match self {
-            Self::Cpu(executor) => executor.run(&captured.plan),
+            Self::Cpu(executor) => executor.run(&captured.plan, profile),
             #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.replay(id, captured, counters),
+            Self::Gpu(executor) => executor.replay(id, captured, counters, profile),
             Self::Null(executor) => executor.run(&captured.plan),
         }
     }
@@ -167,6 +174,7 @@ pub(crate) struct Shared {
     dropped: Mutex<Vec<BufferId>>,
     dropped_captures: Mutex<Vec<u64>>,
     pub(crate) engine: Mutex<Engine>,
+    pub(crate) profile: Mutex<Option<Arc<Profile>>>,
 }
 
 impl Drop for Shared {
@@ -189,6 +197,9 @@ const _: () = assert_shared::<Arc<Shared>>();
 /// What came of a flush: a recording's trace where it was asked for, and its plan where there was one.
 pub(crate) type Ran = (Option<std::result::Result<Trace, &'static str>>, Option<Plan>);
 
+/// Where an executor notes what it runs, while the process is profiled.
+pub(crate) type Noting<'a> = Option<&'a Arc<Profile>>;
+
 /// A recording, the sizes of the buffers that it touches, and buffers without handles.
 type Taken = ((Vec<Command>, Vec<usize>), HashMap<BufferId, usize>, HashSet<BufferId>);
 
@@ -210,11 +221,11 @@ pub(crate) struct Engine {
 impl Engine {
     /// Runs a plan whose memory is there. What the executor needs beside it may not fit: then the pool is given back and
     /// it is tried once more. Nothing was submitted until then.
-    fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
-        match self.executor.run(plan, counters) {
+    fn run(&mut self, plan: &Plan, counters: &AtomicCounters, profile: Noting<'_>) -> Result<()> {
+        match self.executor.run(plan, counters, profile) {
             Err(Error::OutOfMemory { .. }) => {
                 self.give_back(&plan.memory());
-                self.executor.run(plan, counters)
+                self.executor.run(plan, counters, profile)
             }
             outcome => outcome,
         }
@@ -294,9 +305,14 @@ impl Device {
             dropped: Mutex::default(),
             dropped_captures: Mutex::default(),
             engine: Mutex::new(engine),
+            profile: Mutex::default(),
         }));
         lock(&device.0.recorder).sizes.insert(STATUS, device.status().bytes);
         device.drop_recording();
+        if profile::is_on() {
+            let profile = Profile::open(&device);
+            *lock(&device.0.profile) = profile;
+        }
         device
     }
 
@@ -439,7 +455,8 @@ impl Device {
         sizes: &HashMap<BufferId, usize>,
         dead: &HashSet<BufferId>,
     ) -> Result<Plan> {
-        let counters = &self.0.counters;
+        let (counters, profile) = (&self.0.counters, self.profile());
+        let _span = profile.clone().map(|profile| profile.host("flush"));
         let fused = if self.0.fuses.load(Ordering::Relaxed) { fuse(&mut commands, fences, dead) } else { 0 };
         let elided = elide(&mut commands, sizes, dead, |buffer| engine.allocator.is_resident(buffer));
         let mut plan = engine.allocator.plan(commands, sizes, dead)?;
@@ -455,7 +472,9 @@ impl Device {
         }
         let created = engine.create(&plan);
         let out_of_memory = created.is_err();
-        let outcome = created.and_then(|()| self.before_submission(engine)).and_then(|()| engine.run(&plan, counters));
+        let outcome = created
+            .and_then(|()| self.before_submission(engine))
+            .and_then(|()| engine.run(&plan, counters, profile.as_ref()));
         let outcome = outcome.map_err(|error| engine.life.check().err().unwrap_or(error));
         if outcome.is_err() {
             // Its results are unwritten; memory that held something before keeps it.

@@ -24,6 +24,7 @@ mod null;
 pub mod params;
 pub mod passes;
 pub mod philox;
+pub mod profile;
 mod readback;
 mod recording;
 mod select;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::device::{Engine, Executor, SizeLimits, lock};
 use crate::life::Life;
 use crate::passes::Allocator;
+use crate::profile::Profile;
 use crate::{BufferId, Device, DeviceInfo, DeviceKind, Result, cpu, null};
 
 /// No submission has this number.
@@ -207,6 +208,7 @@ impl Device {
         self.drop_recording();
         // What was recorded since the loss is gone without having failed.
         shared.failures.fetch_add(1, Ordering::AcqRel);
+        *lock(&shared.profile) = Profile::reopen(&opened.current.info);
         *lock(&shared.current) = opened.current;
         Ok(())
     }

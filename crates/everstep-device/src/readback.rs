@@ -87,6 +87,7 @@ impl Readback {
     }
 
     fn arrive(mut self) -> Result<Vec<Vec<u8>>> {
+        let _span = self.device.host_span("wait");
         let pending = self.pending.take().ok_or(TAKEN)?;
         self.life.check()?;
         let parts = match pending {

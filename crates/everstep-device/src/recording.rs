@@ -96,6 +96,12 @@ pub trait Kernel: Any + Debug + Send + Sync {
         false
     }
 
+    /// Floating-point operations of a run, a multiplication and an addition counted as two, for [`crate::profile`]; 0 where the bytes
+    /// that it moves are what takes the time.
+    fn operations(&self) -> u64 {
+        0
+    }
+
     /// Runs it on the CPU. It may not use the device that runs it.
     fn run(&self, args: &mut Args<'_>);
 

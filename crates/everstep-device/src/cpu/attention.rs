@@ -11,6 +11,7 @@ use super::memory::Writer;
 use super::simd::simd;
 use crate::gpu_tiles;
 use crate::params::params;
+use crate::profile::count;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Layout, Shader};
 
 /// Queries of a block: their scores against 1,000 keys are 256 KiB.
@@ -257,6 +258,21 @@ impl Attention {
 ///
 /// Inputs: q, k, v, mask (anything where there is none). Outputs: y; per query the logarithm of the sum of its powers,
 /// `[batch, T]`, contiguous, plus infinity for one that sees nothing.
+impl Attention {
+    /// How many scores there are, of all batches.
+    fn score_count(&self) -> u64 {
+        let ((queries, _), (keys, _)) = (sizes(&self.q), sizes(&self.k));
+        let seen = if self.causal {
+            // Query i sees i + 1 keys, as far as there are so many.
+            let growing = queries.min(keys);
+            growing * (growing + 1) / 2 + (queries - growing) * keys
+        } else {
+            queries * keys
+        };
+        batch_dims(&self.q).iter().fold(seen as u64, |all, &size| all.saturating_mul(size as u64))
+    }
+}
+
 impl Kernel for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -269,6 +285,12 @@ impl Kernel for Attention {
         self.check_operands([q, k, v, if self.mask.is_some() { mask } else { q }, y])?;
         let inside = self.batches() * self.sizes().0 <= sums;
         if inside { Ok(()) } else { Err("the sums of attention leave their slice") }
+    }
+
+    /// A score is a dot product over D, and its part in a result one over E.
+    fn operations(&self) -> u64 {
+        let (width, value_width) = (sizes(&self.q).1, sizes(&self.v).1);
+        count(&[2, width + value_width]).saturating_mul(self.score_count())
     }
 
     fn run(&self, args: &mut Args<'_>) {
@@ -444,6 +466,12 @@ impl Kernel for AttentionBackward {
             && self.g.end() <= g
             && written.iter().all(|layout| layout.end() <= target && layout.is_injective());
         if inside { Ok(()) } else { Err("an operand of attention_backward leaves its slice") }
+    }
+
+    /// The score again, its gradient, and its parts in the three results.
+    fn operations(&self) -> u64 {
+        let (width, value_width) = (sizes(&self.forward.q).1, sizes(&self.forward.v).1);
+        count(&[2, 3 * width + 2 * value_width]).saturating_mul(self.forward.score_count())
     }
 
     fn run(&self, args: &mut Args<'_>) {

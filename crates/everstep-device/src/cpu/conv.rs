@@ -11,6 +11,7 @@ use super::memory::Writer;
 use super::simd::simd;
 use crate::functions::Activation;
 use crate::params::params;
+use crate::profile::count;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
 /// The sizes of a convolution: y\[b, o, p\] = sum over c, t of x\[b, c, p stride + t dilation - padding\] w\[o, c, t\].
@@ -60,6 +61,11 @@ impl ConvGeometry {
     /// Products that an element of y is the sum of.
     pub fn depth(&self) -> usize {
         self.channels * self.taps()
+    }
+
+    /// Floating-point operations of the sum, and of either gradient: each of its products is made and added.
+    pub(crate) fn operations(&self) -> u64 {
+        count(&[2, self.output_count(), self.depth()])
     }
 
     /// Elements of x.
@@ -232,6 +238,10 @@ impl Kernel for Conv {
         let biases = if self.bias { g.groups * g.outputs } else { 0 };
         let inside = g.input_count() <= x && g.weight_count() <= weight && biases <= bias && g.output_count() <= y;
         if g.is_sound() && inside { Ok(()) } else { Err("an operand of conv2d leaves its slice") }
+    }
+
+    fn operations(&self) -> u64 {
+        self.geometry.operations()
     }
 
     fn run(&self, args: &mut Args<'_>) {

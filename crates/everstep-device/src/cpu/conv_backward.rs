@@ -69,6 +69,10 @@ impl Kernel for ConvBackwardInput {
         if g.is_sound() && inside { Ok(()) } else { Err("an operand of conv2d_backward_input leaves its slice") }
     }
 
+    fn operations(&self) -> u64 {
+        self.geometry.operations()
+    }
+
     fn run(&self, args: &mut Args<'_>) {
         let g = &self.geometry;
         let inputs = (args.input::<f32>(0), args.input::<f32>(1));
@@ -216,6 +220,10 @@ impl Kernel for ConvBackwardWeight {
         let g = &self.geometry;
         let inside = g.input_count() <= x && g.output_count() <= dy && self.parts() * g.weight_count() <= parts;
         if g.is_sound() && inside { Ok(()) } else { Err("an operand of conv2d_backward_weight leaves its slice") }
+    }
+
+    fn operations(&self) -> u64 {
+        self.geometry.operations()
     }
 
     fn run(&self, args: &mut Args<'_>) {

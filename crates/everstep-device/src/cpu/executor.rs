@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd;
+use crate::device::Noting;
 use crate::life::Life;
 use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
 use crate::{Args, Error, Result, Work};
@@ -81,8 +82,13 @@ impl CpuExecutor {
         }
     }
 
-    pub(crate) fn run(&mut self, plan: &Plan) -> Result<()> {
-        let run = || plan.commands.iter().try_for_each(|command| self.command(command));
+    pub(crate) fn run(&mut self, plan: &Plan, profile: Noting<'_>) -> Result<()> {
+        let run = || match profile {
+            None => plan.commands.iter().try_for_each(|command| self.command(command)),
+            Some(profile) => {
+                plan.commands.iter().try_for_each(|command| profile.command(command, || self.command(command)))
+            }
+        };
         match pool() {
             None => run(),
             // A caller on some rayon worker would run other tasks of its pool while it waits, and one of those could

@@ -8,6 +8,7 @@ use super::product::{self, Product};
 use crate::functions::Activation;
 use crate::gpu_tiles::{self, Tiles};
 use crate::params::params;
+use crate::profile::count;
 use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader};
 
 /// C = activation(A B + bias), for each matrix of a batch.
@@ -300,6 +301,11 @@ impl Kernel for Matmul {
             self.bias.map_or(0, |(offset, stride)| offset + n.saturating_sub(1) * stride + usize::from(n > 0));
         let inside = self.a.end() <= a && self.b.end() <= b && bias_end <= bias && batches * m * n <= c;
         if inside { Ok(()) } else { Err("an operand of matmul leaves its slice") }
+    }
+
+    fn operations(&self) -> u64 {
+        let (m, n, k) = self.sizes();
+        self.batch_dims().iter().fold(count(&[2, m, n, k]), |all, &size| all.saturating_mul(size as u64))
     }
 
     fn run(&self, args: &mut Args<'_>) {

@@ -135,7 +135,8 @@ fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<Atom
     let limits = adapter.limits();
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("everstep"),
-        required_features: adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
+        required_features: super::timestamps::features(adapter)
+            | adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
         required_limits: limits.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()

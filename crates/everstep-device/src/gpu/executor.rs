@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePass};
 
@@ -13,7 +13,9 @@ use super::driver::Driver;
 use super::kept::KeptPlan;
 use super::pipelines::{Pipeline, Pipelines};
 use super::read::{PendingRead, StagingPool, rounded};
+use super::timestamps::Timer;
 use crate::counters::AtomicCounters;
+use crate::device::Noting;
 use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
 use crate::{ALIGNMENT, Error, GpuTraits, Result, Work};
 
@@ -50,6 +52,7 @@ pub(crate) struct GpuExecutor {
     uniforms: Option<(Buffer, BindGroup)>,
     uploads: Option<Buffer>,
     staging: StagingPool,
+    pub(super) timer: Mutex<Option<Timer>>,
 }
 
 /// What the commands of one run have in common while they become steps.
@@ -103,6 +106,7 @@ impl GpuExecutor {
         let pipelines = Pipelines::new(&device);
         Self {
             staging: StagingPool::default(),
+            timer: Mutex::new(Timer::new(&driver, &queue)),
             device,
             queue,
             traits,
@@ -162,20 +166,27 @@ impl GpuExecutor {
         self.staging.trim();
     }
 
-    pub(crate) fn run(&mut self, plan: &Plan, counters: &AtomicCounters) -> Result<()> {
+    pub(crate) fn run(&mut self, plan: &Plan, counters: &AtomicCounters, profile: Noting<'_>) -> Result<()> {
         let prepared = self.prepare(plan, counters)?;
         self.write_shared(&prepared)?;
         let (uploads, mut copies) = (self.uploads.clone(), std::mem::take(&mut self.copies));
         let mut steps = Vec::with_capacity(plan.commands.len());
+        // The first step of each command, for a profile.
+        let mut firsts = Vec::new();
         let mut encoding = Encoding { copies: &mut copies, used: 0, uploads: uploads.as_ref(), counters };
-        let outcome = plan
-            .commands
-            .iter()
-            .zip(&prepared.commands)
-            .try_for_each(|(command, encoded)| self.steps_of(command, encoded, &mut encoding, &mut steps));
+        let outcome = plan.commands.iter().zip(&prepared.commands).try_for_each(|(command, encoded)| {
+            if profile.is_some() {
+                firsts.push(steps.len());
+            }
+            self.steps_of(command, encoded, &mut encoding, &mut steps)
+        });
         self.copies = copies;
         outcome?;
-        self.submit(&steps, self.uniforms.as_ref().map(|(_, group)| group));
+        let uniforms = self.uniforms.as_ref().map(|(_, group)| group);
+        match profile {
+            None => self.submit(&steps, uniforms),
+            Some(profile) => self.submit_timed(profile, &plan.commands, &firsts, &steps, uniforms),
+        }
         let op = plan.commands.last().map_or("flush", |command| command.op);
         self.driver.check(op)
     }
@@ -184,12 +195,25 @@ impl GpuExecutor {
     pub(super) fn submit(&self, steps: &[Step], uniforms: Option<&BindGroup>) {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("flush") };
         let mut encoder = self.device.create_command_encoder(&descriptor);
+        Self::encode(&mut encoder, steps, uniforms, None);
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Encodes steps. Of passes that `times` are written of there may be one.
+    pub(super) fn encode(
+        encoder: &mut wgpu::CommandEncoder,
+        steps: &[Step],
+        uniforms: Option<&BindGroup>,
+        mut times: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
         let mut pass: Option<ComputePass<'static>> = None;
         for step in steps {
             match step {
                 Step::Dispatch { pipeline, group, uniform, workgroups } => {
                     let pass = pass.get_or_insert_with(|| {
-                        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
+                        let timestamp_writes = times.take();
+                        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                        encoder.begin_compute_pass(&descriptor).forget_lifetime()
                     });
                     pass.set_pipeline(&pipeline.pipeline);
                     pass.set_bind_group(0, group, &[]);
@@ -204,8 +228,6 @@ impl GpuExecutor {
                 }
             }
         }
-        drop(pass);
-        self.queue.submit([encoder.finish()]);
     }
 
     /// Appends the steps of one command.

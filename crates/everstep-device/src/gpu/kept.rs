@@ -7,6 +7,7 @@ use super::executor::{Encoded, Encoding, GpuExecutor, Memory, Prepared, Step, UN
 use crate::Result;
 use crate::capture::Captured;
 use crate::counters::AtomicCounters;
+use crate::device::Noting;
 use crate::passes::Plan;
 
 /// A plan ready to be submitted.
@@ -57,11 +58,24 @@ impl GpuExecutor {
     }
 
     /// Submits a kept plan, with its inputs where they lie now.
-    pub(crate) fn replay(&mut self, id: u64, captured: &Captured, counters: &AtomicCounters) -> Result<()> {
+    pub(crate) fn replay(
+        &mut self,
+        id: u64,
+        captured: &Captured,
+        counters: &AtomicCounters,
+        profile: Noting<'_>,
+    ) -> Result<()> {
         let Some(mut kept) = self.kept.remove(&id) else { return Ok(()) };
         let outcome = self.bind_anew(&mut kept, captured, counters);
         if outcome.is_ok() {
-            self.submit(&kept.steps, kept.uniforms.as_ref());
+            match profile {
+                None => self.submit(&kept.steps, kept.uniforms.as_ref()),
+                Some(profile) => {
+                    let firsts: Vec<_> = kept.commands.iter().map(|(_, first, _)| *first).collect();
+                    let commands = &captured.plan.commands;
+                    self.submit_timed(profile, commands, &firsts, &kept.steps, kept.uniforms.as_ref());
+                }
+            }
         }
         self.kept.insert(id, kept);
         outcome?;

@@ -8,6 +8,7 @@ mod kept;
 mod pipelines;
 mod presence;
 mod read;
+mod timestamps;
 
 pub(crate) use adapters::{Identity, adapters, open, open_isolated};
 pub(crate) use driver::Driver;

@@ -9,6 +9,7 @@ mod fusing;
 mod kernels;
 mod loss;
 mod memory;
+mod profile;
 mod programs;
 mod recording;
 mod selection;
