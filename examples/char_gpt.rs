@@ -14,7 +14,7 @@ use std::time::Instant;
 use clap::Parser;
 use everstep::nn::transformer::{Gpt, GptConfig};
 use everstep::prelude::*;
-use everstep_examples::{Durability, PolicyName, params_hash};
+use everstep_examples::{Durability, PolicyName, PrecisionName, params_hash};
 
 /// Trains a small transformer to write text like that of a file.
 #[derive(Parser)]
@@ -40,6 +40,9 @@ struct Args {
     /// Characters of the sample at the end.
     #[arg(long, default_value_t = 400)]
     sample: usize,
+    /// What products are computed from while it trains.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionName,
     /// What is done about faulty steps.
     #[arg(long, value_enum, default_value = "recover")]
     policy: PolicyName,
@@ -76,7 +79,8 @@ fn run(args: Args) -> everstep::Result<()> {
     let mut generator = Generator::new(args.seed);
     let model = GptConfig::new(vocabulary.len(), 128, 4, 4, args.context).init(&mut generator, &device)?;
     let rule = AdamW::new(1e-3).betas(0.9, 0.99).weight_decay(0.1);
-    let guard = Guard::with_optimizer(&model, rule.build(&model)?.clip_norm(1.0)?, args.policy.policy())?;
+    let optimizer = args.precision.apply(rule.build(&model)?.clip_norm(1.0)?)?;
+    let guard = Guard::with_optimizer(&model, optimizer, args.policy.policy())?;
     let mut train = Loader::new(train, LoaderConfig::new(args.batch).shuffle(args.seed).prefetch(2), &device)?;
     let mut test = Loader::new(test, LoaderConfig::new(64), &device)?;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use everstep::prelude::*;
 use everstep_examples::classifier::{Kind, image_size, load};
-use everstep_examples::{Durability, PolicyName, params_hash};
+use everstep_examples::{Durability, PolicyName, PrecisionName, params_hash};
 
 /// Trains a classifier of handwritten digits.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Adam's step size.
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
+    /// What products are computed from while it trains.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: PrecisionName,
     /// What is done about faulty steps.
     #[arg(long, value_enum, default_value = "recover")]
     policy: PolicyName,
@@ -58,6 +61,7 @@ pub(crate) struct Run {
     pub(crate) epochs: usize,
     pub(crate) seed: u64,
     pub(crate) learning_rate: f64,
+    pub(crate) precision: PrecisionName,
     pub(crate) policy: Policy,
     pub(crate) durability: Durability,
     pub(crate) report: Report,
@@ -105,6 +109,7 @@ pub(crate) fn start(args: Args) -> everstep::Result<Run> {
         epochs: args.epochs,
         seed: args.seed,
         learning_rate: args.learning_rate,
+        precision: args.precision,
         policy: args.policy.policy(),
         durability: args.durability,
         first_step: FirstStep { since: args.first_step.then_some(begin), device: device.clone() },

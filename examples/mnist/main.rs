@@ -51,7 +51,8 @@ fn train(
 fn run(args: cli::Args) -> everstep::Result<()> {
     let run = cli::start(args)?;
     let model = Classifier::new(run.model, run.size, &mut Generator::new(run.seed), &run.device)?;
-    let guard = Guard::new(&model, Adam::new(run.learning_rate), run.policy)?;
+    let optimizer = run.precision.apply(Adam::new(run.learning_rate).build(&model)?)?;
+    let guard = Guard::with_optimizer(&model, optimizer, run.policy)?;
     let mut data = Loader::new(run.train, LoaderConfig::new(run.batch).shuffle(run.seed).prefetch(2), &run.device)?;
     let mut test = Loader::new(run.test, LoaderConfig::new(run.test_batch), &run.device)?;
 

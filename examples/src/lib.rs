@@ -36,6 +36,31 @@ impl PolicyName {
     }
 }
 
+/// What a command line can ask for about precision.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum PrecisionName {
+    /// Everything in f32.
+    F32,
+    /// Products on f16, with a loss scale.
+    F16,
+    /// Products on bf16.
+    Bf16,
+}
+
+impl PrecisionName {
+    /// The optimizer in this precision.
+    ///
+    /// # Errors
+    /// Those of [`Optimizer::mixed_precision`].
+    pub fn apply(self, optimizer: Optimizer) -> everstep::Result<Optimizer> {
+        Ok(match self {
+            Self::F32 => optimizer,
+            Self::F16 => optimizer.mixed_precision(MixedPrecision::f16())?,
+            Self::Bf16 => optimizer.mixed_precision(MixedPrecision::bf16())?,
+        })
+    }
+}
+
 /// Shows how an epoch goes: a bar on a terminal, one line per epoch elsewhere.
 pub struct Progress {
     bar: Option<ProgressBar>,

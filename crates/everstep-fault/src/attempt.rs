@@ -55,7 +55,7 @@ impl Guard {
         batch: &B::Batch,
         mut forward: impl FnMut(&B::Batch) -> Result<Tensor, E>,
     ) -> Result<Tensor, E> {
-        let loss = forward(batch)?;
+        let loss = self.optimizer.autocast(|| forward(batch))?;
         self.optimizer.backward(&loss).map_err(Error::from)?;
         Ok(loss)
     }

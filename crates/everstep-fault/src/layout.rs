@@ -193,6 +193,8 @@ pub(crate) fn optimizer_identity(names: &Names, optimizer: &Optimizer) -> Value 
         "clip_norm": options.max_norm,
         "clip_value": (optimizer.clip_limit() < f32::MAX).then(|| optimizer.clip_limit()),
         "loss_scale": options.loss_scale.map(|scale| format!("{scale:?}")),
+        // Checkpoints from before there was a choice say nothing, and are of f32.
+        "precision": optimizer.precision().half().map(|half| half.to_string()),
     })
 }
 

@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use everstep_device::{Buffer, Command, Device, Work};
 use everstep_nn::Module;
-use everstep_tensor::{Arena, LossScale, Parameter, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit};
+use everstep_tensor::{
+    Arena, LossScale, Parameter, Precision, Record, State, StepGate, StepOptions, Tensor, Verdict, Visit,
+};
 
 use crate::error::check;
 use crate::rates::{Adjustments, Anew, Rates, Settings};
@@ -45,6 +47,7 @@ pub struct Optimizer {
     // What the last step updated, and the parameters' version after it: others say that the state was changed on purpose.
     updated: Option<Updated>,
     clip_value: f32,
+    pub(crate) precision: Precision,
     delivered: VecDeque<Record>,
     // Memory for records that come in: empty between calls.
     arrived: Vec<Record>,
@@ -92,6 +95,7 @@ impl Optimizer {
             schedule_changed: true,
             updated: None,
             clip_value: f32::MAX,
+            precision: Precision::F32,
             delivered: VecDeque::new(),
             arrived: Vec::new(),
         })

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::op::{Op, Saved};
 use crate::parameter::Leaf;
-use crate::{Error, Result, Tensor, probe};
+use crate::{Error, Precision, Result, Tensor, autocast, probe};
 
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
@@ -166,6 +166,11 @@ fn walk(
     mut visit: impl FnMut(&Arc<Node>, &Tensor),
 ) -> Result<()> {
     let root = output.node().ok_or(Error::NoTape)?;
+    if !retain {
+        autocast::forget_casts();
+    }
+    // The forward pass has chosen the dtypes.
+    let _scope = autocast::Scope::enter(Precision::F32);
     let mut pending = BTreeMap::from([(root.id, (root.clone(), seed))]);
     while let Some((_, (node, gradient))) = pending.pop_last() {
         visit(&node, &gradient);
@@ -204,6 +209,7 @@ fn spread(
             let rule = "a gradient has the shape of its input";
             return Err(Error::Shapes { op, left: *part.shape(), right: *input.shape(), rule });
         }
+        let part = if part.dtype() == input.dtype() { part } else { part.cast(input.dtype())? };
         let sum = match pending.remove(&node.id) {
             Some((_, earlier)) => earlier.add(&part)?,
             None => part,

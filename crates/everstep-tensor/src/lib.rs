@@ -2,6 +2,7 @@
 //! which everything that training changes lies.
 
 mod arena;
+mod autocast;
 mod autograd;
 mod buffer;
 mod create;
@@ -21,6 +22,7 @@ mod tensor;
 mod window;
 
 pub use arena::Arena;
+pub use autocast::{Autocast, Precision, autocast};
 pub use autograd::{GradientOptions, gradients, is_recording, no_grad};
 pub use buffer::RunningBuffer;
 pub use detection::Detection;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use everstep_device::{Command, DType, DeviceKind, Kernel, Layout, Shape, Work};
 
-use crate::{Error, Result, Tensor, autograd, probe};
+use crate::{Autocast, Error, Result, Tensor, autocast, autograd, probe};
 
 /// What an op is going to make.
 #[derive(Clone, Debug)]
@@ -49,6 +49,11 @@ pub trait Op: Debug + Send + Sync + 'static {
     /// the same of the two, so is its result. A view takes any dtype.
     fn takes_halves(&self) -> bool {
         false
+    }
+
+    /// What it takes in the scope of [`crate::autocast()`].
+    fn autocast(&self) -> Autocast {
+        Autocast::AsGiven
     }
 
     /// Shapes and dtypes of what it makes of `inputs`.
@@ -104,6 +109,14 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
         let (left, right) = (first.device().to_string(), other.device().to_string());
         return Err(Error::Devices { op: name, left, right });
     }
+    if let Some(cast) = autocast::inputs(op.autocast(), inputs)? {
+        return apply_as_given(op, &cast.iter().collect::<Vec<_>>());
+    }
+    apply_as_given(op, inputs)
+}
+
+fn apply_as_given(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
+    let (name, first) = (op.name(), inputs[0]);
     let halves = inputs.iter().any(|input| input.dtype().is_half());
     if halves && !op.takes_halves() && !matches!(op.infer(inputs), Ok(Inferred::View(_))) {
         return apply_in_f32(op, inputs);
@@ -132,11 +145,56 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
 fn apply_in_f32(op: impl Op, inputs: &[&Tensor]) -> Result<Tensor> {
     let single = |input: &&Tensor| if input.dtype().is_half() { input.cast(DType::F32) } else { Ok((*input).clone()) };
     let single = inputs.iter().map(single).collect::<Result<Vec<_>>>()?;
-    let result = apply(op, &single.iter().collect::<Vec<_>>())?;
-    let mut floats = inputs.iter().map(|input| input.dtype()).filter(|dtype| dtype.is_float());
-    let common = floats.next().filter(|first| floats.all(|dtype| dtype == *first));
-    match common {
-        Some(half) if result.dtype() == DType::F32 => result.cast(half),
+    let result = apply_as_given(op, &single.iter().collect::<Vec<_>>())?;
+    match common_float(inputs.iter().map(|input| input.dtype())) {
+        half if half.is_half() && result.dtype() == DType::F32 => result.cast(half),
         _ => Ok(result),
+    }
+}
+
+/// The one dtype of all floats among `dtypes`; f32 where they differ or there are none.
+pub(crate) fn common_float(dtypes: impl IntoIterator<Item = DType>) -> DType {
+    let mut floats = dtypes.into_iter().filter(|dtype| dtype.is_float());
+    floats.next().filter(|first| floats.all(|dtype| dtype == *first)).unwrap_or(DType::F32)
+}
+
+/// For an op whose kernel takes and gives f32, on tensors of which some are halves: `record` is shown f32 copies of those,
+/// and its results are rounded where the outputs are halves. The tape keeps the halves alone; the copies are dead once
+/// the recording has run, so they lie in memory that others use too.
+pub(crate) fn record_in_f32(
+    op: &'static str,
+    inputs: &[&Tensor],
+    outputs: &[Tensor],
+    record: impl FnOnce(&[&Tensor], &[Tensor]) -> Result<()>,
+) -> Result<()> {
+    if !inputs.iter().copied().chain(outputs).any(|tensor| tensor.dtype().is_half()) {
+        return record(inputs, outputs);
+    }
+    let single = inputs.iter().map(|input| widened(op, input)).collect::<Result<Vec<_>>>()?;
+    let target = |output: &Tensor| match output.dtype().is_half() {
+        true => Tensor::unwritten(op, *output.shape(), DType::F32, output.device()),
+        false => Ok(output.clone()),
+    };
+    let targets = outputs.iter().map(target).collect::<Result<Vec<_>>>()?;
+    record(&single.iter().collect::<Vec<_>>(), &targets)?;
+    let rounded = outputs.iter().zip(&targets).filter(|(output, _)| output.dtype().is_half());
+    rounded.into_iter().try_for_each(|(output, target)| output.write_cast(op, target))
+}
+
+/// A half as f32, its elements in the same order in memory; anything else as it is.
+fn widened(op: &'static str, tensor: &Tensor) -> Result<Tensor> {
+    if !tensor.dtype().is_half() {
+        return Ok(tensor.clone());
+    }
+    let axes = autocast::memory_order(tensor.layout());
+    let source = match &axes {
+        Some(axes) => tensor.view(tensor.layout().permute(axes)?),
+        None => tensor.view(*tensor.layout()),
+    };
+    let copy = Tensor::unwritten(op, *source.shape(), DType::F32, source.device())?;
+    copy.write_cast(op, &source)?;
+    match axes {
+        Some(axes) => Ok(copy.view(copy.layout().permute(&autocast::inverse(&axes))?)),
+        None => Ok(copy),
     }
 }

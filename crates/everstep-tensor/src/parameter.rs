@@ -221,8 +221,11 @@ impl Parameter {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether `tensor` is its values, or a view that begins where they do.
+    /// Whether `tensor` is its values, a view of them, or their cast in the scope of [`crate::autocast()`].
     pub fn is_behind(&self, tensor: &Tensor) -> bool {
+        if tensor.version().is_some_and(|version| Arc::ptr_eq(&version.current, &self.0.version)) {
+            return true;
+        }
         let (value, other) = (self.0.home().value.slice_of_buffer(), tensor.slice_of_buffer());
         (value.buffer, value.offset) == (other.buffer, other.offset)
     }

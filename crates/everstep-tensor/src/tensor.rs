@@ -8,6 +8,7 @@ use everstep_device::cpu::Pointwise;
 use everstep_device::expr::{Expr, Program};
 use everstep_device::{
     ALIGNMENT, Command, DType, Device, Element, Generator, Layout, Readback, Region, Shape, Slice, Work, bf16, f16,
+    functions,
 };
 
 use crate::autograd::Node;
@@ -32,6 +33,13 @@ pub(crate) struct Inner {
 pub(crate) struct Version {
     pub(crate) current: Arc<AtomicU64>,
     pub(crate) taken: u64,
+}
+
+impl Version {
+    /// What it is the same as while the parameter lives: where its changes are counted, and how many there were.
+    pub(crate) fn key(&self) -> (usize, u64) {
+        (Arc::as_ptr(&self.current) as usize, self.taken)
+    }
 }
 
 impl Inner {
@@ -77,6 +85,16 @@ impl Tensor {
         let Inner { region, layout, dtype, version, .. } = &*self.0;
         let (region, version) = (region.clone(), version.clone());
         Self::from_parts(Parts { region, layout: *layout, dtype: *dtype, node: Some(node), version })
+    }
+
+    pub(crate) fn with_version(&self, version: Version) -> Self {
+        let Inner { region, layout, dtype, node, .. } = &*self.0;
+        let (region, node, version) = (region.clone(), node.clone(), Some(version));
+        Self::from_parts(Parts { region, layout: *layout, dtype: *dtype, node, version })
+    }
+
+    pub(crate) fn version(&self) -> Option<&Version> {
+        self.0.version.as_ref()
     }
 
     pub(crate) fn node(&self) -> Option<&Arc<Node>> {
@@ -269,6 +287,18 @@ impl Tensor {
         }
         let program = Arc::new(Program::new(&[self.dtype()], &[Expr::input(0, self.dtype())]));
         self.write_pointwise(op, program, &[source], vec![])
+    }
+
+    /// Records writing `source`, of the same shape, into this tensor's layout, f32 as halves or halves as f32.
+    pub(crate) fn write_cast(&self, op: &'static str, source: &Tensor) -> Result<()> {
+        let cast = match self.dtype() {
+            DType::F16 => &functions::CAST_F16,
+            DType::BF16 => &functions::CAST_BF16,
+            _ => &functions::CAST_F32,
+        };
+        let none = || Error::DTypes { op, found: vec![source.dtype(), self.dtype()] };
+        let expr = Expr::apply(cast, vec![Expr::input(0, source.dtype())]).ok_or_else(none)?;
+        self.write_pointwise(op, Arc::new(Program::new(&[source.dtype()], &[expr])), &[source], vec![])
     }
 
     /// Records a pointwise program of `inputs`, broadcast to this tensor's shape, into this tensor's layout.

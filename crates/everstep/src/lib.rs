@@ -61,11 +61,11 @@ pub mod prelude {
     pub use everstep_nn::{BatchNorm1d, BatchNorm2d, GroupNorm, MultiHeadAttention, RmsNorm};
     pub use everstep_nn::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig};
     pub use everstep_nn::{Dropout, Embedding, Fan, Init, Layer, LayerNorm, Linear, LinearConfig, Module, Sequential};
-    pub use everstep_optim::{Adam, AdamW, Optimizer, ReduceOnPlateau, Rmsprop, Rule, Schedule, Sgd};
+    pub use everstep_optim::{Adam, AdamW, MixedPrecision, Optimizer, ReduceOnPlateau, Rmsprop, Rule, Schedule, Sgd};
     pub use everstep_tensor::{
         Activation, AttentionOptions, ConvOptions, DType, Detection, Device, Generator, GradientOptions, Parameter,
-        PoolOptions, Record, Shape, Snapshot, State, StepOptions, Tensor, Verdict, Visit, bf16, f16, gradients,
-        no_grad,
+        PoolOptions, Precision, Record, Shape, Snapshot, State, StepOptions, Tensor, Verdict, Visit, autocast, bf16,
+        f16, gradients, no_grad,
     };
     pub use everstep_train::{Average, ConfusionMatrix, Mean, Scores};
 }

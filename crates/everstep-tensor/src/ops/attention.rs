@@ -7,8 +7,8 @@ use everstep_device::{Command, DType, DeviceKind, Generator, Layout, Shape, Work
 
 use super::reference::{Array, Domain};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
-use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::op::{Inferred, Op, Saved, apply, common_float, record_in_f32};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// Which keys a query sees, and how scores are scaled.
 #[derive(Clone, Debug, Default)]
@@ -135,6 +135,12 @@ impl Attention {
         }
     }
 
+    /// The dtype of the result.
+    fn dtype(&self, inputs: &[&Tensor]) -> DType {
+        let operands = if self.source == Source::Packed { 1 } else { 3 };
+        common_float(inputs[..operands].iter().map(|input| input.dtype()))
+    }
+
     fn mask<'a>(&self, inputs: &[&'a Tensor]) -> Option<&'a Tensor> {
         inputs.get(if self.source == Source::Packed { 1 } else { 3 }).copied()
     }
@@ -176,8 +182,16 @@ impl Op for Attention {
         "scaled_dot_product_attention"
     }
 
+    fn takes_halves(&self) -> bool {
+        true
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Halves
+    }
+
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
-        if inputs.iter().any(|input| input.dtype() != DType::F32) {
+        if inputs.iter().any(|input| !input.dtype().is_float()) {
             return Err(Error::DTypes { op: self.name(), found: inputs.iter().map(|input| input.dtype()).collect() });
         }
         let [q, k, v] = self.operands(inputs)?;
@@ -201,17 +215,19 @@ impl Op for Attention {
             Source::Packed => Shape::new(&[q[0], q[2], q[1], q[3]])?,
         };
         self.kernel(inputs, &Layout::contiguous(y))?;
-        Ok(Inferred::New(vec![(y, DType::F32), (sums, DType::F32)]))
+        Ok(Inferred::New(vec![(y, self.dtype(inputs)), (sums, DType::F32)]))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        let kernel = self.kernel(inputs, outputs[0].layout())?;
-        Ok(outputs[0].device().record(Command {
-            op: self.name(),
-            work: Work::Kernel(Arc::new(kernel)),
-            inputs: self.sources(inputs).map(|tensor| tensor.slice_of_buffer()).to_vec(),
-            outputs: outputs.iter().map(Tensor::slice_of_buffer).collect(),
-        })?)
+        record_in_f32(self.name(), inputs, outputs, |inputs, outputs| {
+            let kernel = self.kernel(inputs, outputs[0].layout())?;
+            Ok(outputs[0].device().record(Command {
+                op: self.name(),
+                work: Work::Kernel(Arc::new(kernel)),
+                inputs: self.sources(inputs).map(|tensor| tensor.slice_of_buffer()).to_vec(),
+                outputs: outputs.iter().map(Tensor::slice_of_buffer).collect(),
+            })?)
+        })
     }
 
     fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -257,15 +273,29 @@ impl Op for AttentionBackward {
         "attention_backward"
     }
 
+    fn takes_halves(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
         let shape = match self.forward.source {
             Source::Packed => *inputs[0].shape(),
             Source::Apart => Shape::new(&[inputs[..3].iter().map(|input| input.count()).sum()])?,
         };
-        Ok(Inferred::one(shape, DType::F32))
+        Ok(Inferred::one(shape, self.forward.dtype(&inputs[..self.inputs])))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+        record_in_f32(self.name(), inputs, outputs, |inputs, outputs| self.record_single(inputs, outputs))
+    }
+
+    fn vjp(&self, _: &Saved<'_>, _: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Err(Error::NotDifferentiable { op: self.name() })
+    }
+}
+
+impl AttentionBackward {
+    fn record_single(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
         let (inputs, rest) = inputs.split_at(self.inputs);
         let (y, sums, g) = (rest[0], rest[1], rest[2]);
         let forward = self.forward.kernel(inputs, y.layout())?;
@@ -279,10 +309,6 @@ impl Op for AttentionBackward {
             inputs: slices,
             outputs: vec![outputs[0].slice_of_buffer()],
         })?)
-    }
-
-    fn vjp(&self, _: &Saved<'_>, _: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Err(Error::NotDifferentiable { op: self.name() })
     }
 }
 

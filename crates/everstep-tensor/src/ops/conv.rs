@@ -14,9 +14,9 @@ use super::matmul::before_activation;
 use super::pointwise::call;
 use super::reference::{Array, Domain};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
-use crate::op::{Inferred, Op, Saved, apply, record_kernel};
+use crate::op::{Inferred, Op, Saved, apply, common_float, record_in_f32, record_kernel};
 use crate::window::{check, extent, outputs};
-use crate::{ConvOptions, Error, Result, Tensor};
+use crate::{Autocast, ConvOptions, Error, Result, Tensor};
 
 /// Shapes of a convolution's operands and result, and what they are to the kernels.
 #[derive(Clone, Copy, Debug)]
@@ -98,17 +98,26 @@ impl Op for Conv {
         "conv2d"
     }
 
+    fn takes_halves(&self) -> bool {
+        true
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Halves
+    }
+
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
-        if inputs.iter().any(|input| input.dtype() != DType::F32) {
+        if inputs.iter().any(|input| !input.dtype().is_float()) {
             return Err(Error::DTypes { op: self.name(), found: inputs.iter().map(|input| input.dtype()).collect() });
         }
-        Ok(Inferred::one(self.sizes.y, DType::F32))
+        Ok(Inferred::one(self.sizes.y, common_float(inputs.iter().map(|input| input.dtype()))))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
         let bias = inputs.get(2).copied();
         let kernel = Kernel { geometry: self.sizes.geometry, bias: bias.is_some(), activation: self.activation };
-        record_kernel(kernel, &[inputs[0], inputs[1], bias.unwrap_or(inputs[1])], outputs)
+        let inputs = [inputs[0], inputs[1], bias.unwrap_or(inputs[1])];
+        record_in_f32(self.name(), &inputs, outputs, |inputs, outputs| record_kernel(kernel, inputs, outputs))
     }
 
     fn vjp(&self, saved: &Saved<'_>, gradient: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -134,12 +143,17 @@ impl Op for BackwardInput {
         "conv2d_backward_input"
     }
 
-    fn infer(&self, _: &[&Tensor]) -> Result<Inferred> {
-        Ok(Inferred::one(self.0.x, DType::F32))
+    fn takes_halves(&self) -> bool {
+        true
+    }
+
+    fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
+        Ok(Inferred::one(self.0.x, common_float(inputs.iter().map(|input| input.dtype()))))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        record_kernel(InputKernel { geometry: self.0.geometry }, &[inputs[0], inputs[1], inputs[1]], outputs)
+        let (kernel, inputs) = (InputKernel { geometry: self.0.geometry }, [inputs[0], inputs[1], inputs[1]]);
+        record_in_f32(self.name(), &inputs, outputs, |inputs, outputs| record_kernel(kernel, inputs, outputs))
     }
 
     fn vjp(&self, saved: &Saved<'_>, h: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -154,12 +168,28 @@ impl Op for BackwardWeight {
         "conv2d_backward_weight"
     }
 
-    fn infer(&self, _: &[&Tensor]) -> Result<Inferred> {
-        Ok(Inferred::one(self.0.weight, DType::F32))
+    fn takes_halves(&self) -> bool {
+        true
     }
 
-    /// Parts of the sum, whose number follows from the sizes, and then their sum.
+    fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
+        Ok(Inferred::one(self.0.weight, common_float(inputs.iter().map(|input| input.dtype()))))
+    }
+
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+        record_in_f32(self.name(), inputs, outputs, |inputs, outputs| self.record_single(inputs, outputs))
+    }
+
+    fn vjp(&self, saved: &Saved<'_>, h: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let x = saved.wants(0).then(|| apply(BackwardInput(self.0), &[&saved.inputs[1], h])).transpose()?;
+        let dy = saved.wants(1).then(|| conv(self.0, &saved.inputs[0], h)).transpose()?;
+        Ok(vec![x, dy])
+    }
+}
+
+impl BackwardWeight {
+    /// Parts of the sum, whose number follows from the sizes, and then their sum.
+    fn record_single(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
         let kernel = WeightKernel::new(self.0.geometry);
         if kernel.parts() == 1 {
             return record_kernel(kernel, inputs, outputs);
@@ -175,12 +205,6 @@ impl Op for BackwardWeight {
             inputs: vec![parts.slice_of_buffer()],
             outputs: vec![outputs[0].slice_of_buffer()],
         })?)
-    }
-
-    fn vjp(&self, saved: &Saved<'_>, h: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let x = saved.wants(0).then(|| apply(BackwardInput(self.0), &[&saved.inputs[1], h])).transpose()?;
-        let dy = saved.wants(1).then(|| conv(self.0, &saved.inputs[0], h)).transpose()?;
-        Ok(vec![x, dy])
     }
 }
 

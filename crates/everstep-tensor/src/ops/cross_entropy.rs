@@ -11,7 +11,7 @@ use super::gather;
 use super::reference::{Array, Domain, largest, sum};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// The loss of each row of logits [rows, classes], labels [rows]; keeps the largest logit and the sum of each row.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ struct CrossEntropyBackward;
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Single
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

@@ -6,7 +6,7 @@ use everstep_device::{DType, Generator};
 use super::reference::{Array, Domain};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply, record_kernel};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// From the first element on, or (its gradient) from the last.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ struct Cumsum {
 impl Op for Cumsum {
     fn name(&self) -> &'static str {
         "cumsum"
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Single
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

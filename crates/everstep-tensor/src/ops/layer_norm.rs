@@ -11,7 +11,7 @@ use everstep_device::{Command, DType, Generator, Shape, Work};
 use super::reference::{Array, Domain, sum};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// Over rows: x [rows, columns], then weight and bias [columns] where there are any. Keeps mean and 1 / deviation.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,10 @@ fn record(op: &'static str, work: Work, inputs: &[&Tensor], outputs: &[Tensor]) 
 impl Op for LayerNorm {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Single
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

@@ -7,7 +7,7 @@ use super::reference::{Array, Domain, largest, sum};
 use super::softmax::params;
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply, record_kernel};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// Over the last dimension.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ struct LogSoftmaxBackward;
 impl Op for LogSoftmax {
     fn name(&self) -> &'static str {
         "log_softmax"
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Single
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use everstep_device::cpu::Matmul as Kernel;
 use everstep_device::functions::Activation;
-use everstep_device::{Command, DType, Generator, MAX_RANK, Shape, Work};
+use everstep_device::{Command, Generator, MAX_RANK, Shape, Work};
 
 use super::pointwise::call;
 use super::reference::{Array, Domain, broadcast};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
-use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::op::{Inferred, Op, Saved, apply, common_float, record_in_f32};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// activation(a b + bias): a [.., M, K], b [.., K, N], bias [N]; batch dimensions broadcast.
 #[derive(Debug)]
@@ -55,32 +55,23 @@ impl Op for Matmul {
         "matmul"
     }
 
+    fn takes_halves(&self) -> bool {
+        true
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Halves
+    }
+
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {
-        if inputs.iter().any(|input| input.dtype() != DType::F32) {
+        if inputs.iter().any(|input| !input.dtype().is_float()) {
             return Err(Error::DTypes { op: self.name(), found: inputs.iter().map(|input| input.dtype()).collect() });
         }
-        Ok(Inferred::one(self.shape(inputs)?, DType::F32))
+        Ok(Inferred::one(self.shape(inputs)?, common_float(inputs.iter().map(|input| input.dtype()))))
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        let (a, b) = (inputs[0], inputs[1]);
-        let batch = batch(a, b).unwrap_or(Shape::scalar());
-        debug_assert!(batch.rank() + 2 <= MAX_RANK);
-        let stretch = |tensor: &Tensor| {
-            let (rows, columns) = matrix(tensor);
-            let shape = with_matrix(&batch, rows, columns)?;
-            let wrong = Error::Shape { op: "matmul", shape, rule: "batch dimensions that broadcast" };
-            tensor.layout().broadcast_to(&shape).ok_or(wrong)
-        };
-        let bias = inputs.get(2).map(|bias| (bias.layout().offset(), bias.layout().strides()[0]));
-        let kernel = Kernel { a: stretch(a)?, b: stretch(b)?, bias, activation: self.activation };
-        let third = inputs.get(2).copied().unwrap_or(a);
-        Ok(a.device().record(Command {
-            op: self.name(),
-            work: Work::Kernel(Arc::new(kernel)),
-            inputs: [a, b, third].map(|tensor| tensor.slice_of_buffer()).to_vec(),
-            outputs: vec![outputs[0].slice_of_buffer()],
-        })?)
+        record_in_f32(self.name(), inputs, outputs, |inputs, outputs| self.record_single(inputs, outputs))
     }
 
     /// da = g b^T, db = a^T g, dbias = the sum of g over all rows; batch dimensions that were stretched are summed.
@@ -99,6 +90,29 @@ impl Op for Matmul {
             parts[2] = Some(gradient.sum(&axes, false)?);
         }
         Ok(parts)
+    }
+}
+
+impl Matmul {
+    fn record_single(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+        let (a, b) = (inputs[0], inputs[1]);
+        let batch = batch(a, b).unwrap_or(Shape::scalar());
+        debug_assert!(batch.rank() + 2 <= MAX_RANK);
+        let stretch = |tensor: &Tensor| {
+            let (rows, columns) = matrix(tensor);
+            let shape = with_matrix(&batch, rows, columns)?;
+            let wrong = Error::Shape { op: "matmul", shape, rule: "batch dimensions that broadcast" };
+            tensor.layout().broadcast_to(&shape).ok_or(wrong)
+        };
+        let bias = inputs.get(2).map(|bias| (bias.layout().offset(), bias.layout().strides()[0]));
+        let kernel = Kernel { a: stretch(a)?, b: stretch(b)?, bias, activation: self.activation };
+        let third = inputs.get(2).copied().unwrap_or(a);
+        Ok(a.device().record(Command {
+            op: self.name(),
+            work: Work::Kernel(Arc::new(kernel)),
+            inputs: [a, b, third].map(|tensor| tensor.slice_of_buffer()).to_vec(),
+            outputs: vec![outputs[0].slice_of_buffer()],
+        })?)
     }
 }
 

@@ -11,8 +11,8 @@ use everstep_device::{Command, DType, Generator, Shape, Work};
 use super::reference::Array;
 use super::table;
 use super::table::{Case, Cases, EVERY, EXACT, Entry};
-use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::op::{Inferred, Op, Saved, apply, common_float};
+use crate::{Autocast, Error, Result, Tensor, autocast};
 
 /// A formula over tensors with its program, and its gradients' as they are asked for.
 #[derive(Debug)]
@@ -37,6 +37,23 @@ fn arguments(function: &'static Function, dtypes: &[DType], scalars: usize) -> O
     Expr::apply(function, args)
 }
 
+/// The same by way of f32, for inputs of which some are halves.
+fn of_halves(function: &'static Function, dtypes: &[DType], scalars: usize) -> Option<Expr> {
+    let single: Vec<DType> = dtypes.iter().map(|&dtype| if dtype.is_half() { DType::F32 } else { dtype }).collect();
+    let widened = |(index, &dtype): (usize, &DType)| match Expr::input(index, dtype) {
+        half if dtype.is_half() => Expr::apply(&functions::CAST_F32, vec![half]),
+        other => Some(other),
+    };
+    let inputs = dtypes.iter().enumerate().map(widened).collect::<Option<Vec<_>>>()?;
+    let value = arguments(function, &single, scalars)?.substitute(&inputs);
+    let back = match common_float(dtypes.iter().copied()) {
+        DType::F16 => &functions::CAST_F16,
+        DType::BF16 => &functions::CAST_BF16,
+        _ => return Some(value),
+    };
+    if value.dtype() == DType::F32 { Expr::apply(back, vec![value]) } else { Some(value) }
+}
+
 /// The gradient of one input: a formula over some of (inputs, output, output's gradient).
 #[derive(Debug)]
 struct Gradient {
@@ -53,8 +70,8 @@ impl Formula {
 
     /// A table function of inputs of these dtypes: compiled once per process.
     ///
-    /// The call's scalars are its last arguments, converted to the dtype of the first. Halves are taken as f32 by a
-    /// function that has no overload for them.
+    /// The call's scalars are its last arguments, converted to the dtype of the first. For a function that has no overload
+    /// for halves they become f32 on the way in, and its f32 result such a half on the way out where all floats were.
     fn of(function: &'static Function, dtypes: &[DType], scalars: usize) -> Result<Arc<Self>> {
         type Key = (&'static str, Vec<DType>, usize);
         static KNOWN: Mutex<Option<HashMap<Key, Arc<Formula>>>> = Mutex::new(None);
@@ -64,10 +81,9 @@ impl Formula {
         if let Some(formula) = known.get(&key) {
             return Ok(formula.clone());
         }
-        let single: Vec<DType> = dtypes.iter().map(|&dtype| if dtype.is_half() { DType::F32 } else { dtype }).collect();
-        let formula = |dtypes: &[DType]| Some(Self::new(function.name, dtypes, arguments(function, dtypes, scalars)?));
         let none = || Error::DTypes { op: function.name, found: dtypes.to_vec() };
-        let formula = formula(dtypes).or_else(|| formula(&single)).ok_or_else(none)?;
+        let formula = arguments(function, dtypes, scalars).or_else(|| of_halves(function, dtypes, scalars));
+        let formula = Self::new(function.name, dtypes, formula.ok_or_else(none)?);
         known.insert(key, formula.clone());
         Ok(formula)
     }
@@ -99,6 +115,18 @@ impl Formula {
         Gradient { formula: Self::new(self.name, &dtypes, expr.substitute(&renamed)), operands }
     }
 }
+
+/// Functions that leave the range of halves soon, or lose most of their bits in them: those of PyTorch's list.
+const IN_F32: [&str; 8] = [
+    functions::EXP.name,
+    functions::EXPM1.name,
+    functions::LOG.name,
+    functions::LOG1P.name,
+    functions::POW.name,
+    functions::RECIP.name,
+    functions::RSQRT.name,
+    functions::SOFTPLUS.name,
+];
 
 /// A formula applied to tensors, broadcast to one another.
 #[derive(Debug)]
@@ -170,6 +198,11 @@ pub fn call(function: &'static Function, inputs: &[&Tensor]) -> Result<Tensor> {
 /// # Errors
 /// Those of the op; [`Error::Argument`] for a number that an integer dtype of the first tensor cannot hold.
 pub fn call_with(function: &'static Function, inputs: &[&Tensor], scalars: &[f32]) -> Result<Tensor> {
+    // Here and not in the funnel: the dtypes choose the formula.
+    let takes = if IN_F32.contains(&function.name) { Autocast::Single } else { Autocast::AsGiven };
+    if let Some(cast) = autocast::inputs(takes, inputs)? {
+        return call_with(function, &cast.iter().collect::<Vec<_>>(), scalars);
+    }
     let dtypes: Vec<_> = inputs.iter().map(|input| input.dtype()).collect();
     let formula = Formula::of(function, &dtypes, scalars.len())?;
     if let Some(&scalar) = scalars.iter().find(|&&scalar| !dtypes.first().is_none_or(|dtype| holds(*dtype, scalar))) {

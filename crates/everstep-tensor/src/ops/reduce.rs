@@ -9,7 +9,7 @@ use super::pointwise::call;
 use super::reference::{self, Array, Domain};
 use super::table::{Case, Cases, EXACT, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// A reduction over `axes`, ascending; the reduced dimensions stay, with size 1.
 #[derive(Debug)]
@@ -29,6 +29,12 @@ impl Reduce {
 impl Op for Reduce {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn autocast(&self) -> Autocast {
+        // An extreme is one of the elements.
+        let adds_up = matches!(self.reduction, Reduction::Sum | Reduction::Prod);
+        if adds_up { Autocast::Single } else { Autocast::AsGiven }
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

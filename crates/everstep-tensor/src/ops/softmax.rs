@@ -8,7 +8,7 @@ use everstep_device::{Command, DType, Generator, Work};
 use super::reference::{Array, Domain, largest, sum};
 use super::table::{Case, Cases, Entry, FLOAT, Gradient, Tolerance};
 use crate::op::{Inferred, Op, Saved, apply};
-use crate::{Error, Result, Tensor};
+use crate::{Autocast, Error, Result, Tensor};
 
 /// Over the last dimension.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ pub(super) fn params(tensor: &Tensor) -> SoftmaxParams {
 impl Op for Softmax {
     fn name(&self) -> &'static str {
         "softmax"
+    }
+
+    fn autocast(&self) -> Autocast {
+        Autocast::Single
     }
 
     fn infer(&self, inputs: &[&Tensor]) -> Result<Inferred> {

@@ -1,6 +1,7 @@
 //! The tests of tensors: most of them generated from the table of ops, `ops::ALL`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which clippy does not count as tests")]
 
+mod autocast;
 mod common;
 mod display;
 mod errors;
