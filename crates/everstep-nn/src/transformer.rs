@@ -1,6 +1,8 @@
 //! The transformer: self-attention, the block around it, and a language model of such blocks.
 
-use everstep_tensor::{Activation, AttentionOptions, Device, Generator, Shape, Tensor};
+use std::sync::Arc;
+
+use everstep_tensor::{Activation, AttentionOptions, Device, Generator, Shape, Tensor, recompute};
 use serde::{Deserialize, Serialize};
 
 use crate::{Dropout, Embedding, Error, Init, LayerNorm, Linear, LinearConfig, Module, Result};
@@ -110,18 +112,28 @@ pub struct GptConfig {
     /// Probability of dropout in the blocks.
     #[serde(default)]
     pub dropout: f32,
+    /// Whether the backward pass computes each block's activations again instead of keeping them.
+    #[serde(default)]
+    pub recompute: bool,
 }
 
 impl GptConfig {
     /// A model without dropout.
     pub fn new(vocab: usize, width: usize, layers: usize, heads: usize, context: usize) -> Self {
-        Self { vocab, width, layers, heads, context, dropout: 0.0 }
+        Self { vocab, width, layers, heads, context, dropout: 0.0, recompute: false }
     }
 
     /// With dropout.
     #[must_use]
     pub fn dropout(self, dropout: f32) -> Self {
         Self { dropout, ..self }
+    }
+
+    /// With activations that are computed again in the backward pass ([`everstep_tensor::recompute`]): the same gradients, bit
+    /// for bit, in the memory of one block's activations and a second forward pass's time.
+    #[must_use]
+    pub fn recompute(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
     }
 
     /// The model. Embeddings begin with a standard deviation of 0.02 (Radford et al., 2019), linear layers as in PyTorch.
@@ -133,11 +145,11 @@ impl GptConfig {
             Embedding::with_init(count, self.width, Init::Normal { std: 0.02 }, generator, device)
         };
         let (tokens, positions) = (table(self.vocab, generator)?, table(self.context, generator)?);
-        let block = |_| TransformerBlock::new(self.width, self.heads, self.dropout, generator, device);
+        let block = |_| TransformerBlock::new(self.width, self.heads, self.dropout, generator, device).map(Arc::new);
         let blocks = (0..self.layers).map(block).collect::<Result<_>>()?;
         let norm = LayerNorm::new(self.width, device)?;
         let head = LinearConfig::new(self.width, self.vocab).bias(false).init(generator, device)?;
-        Ok(Gpt { tok: tokens, pos: positions, blocks, norm, head })
+        Ok(Gpt { tok: tokens, pos: positions, blocks, norm, head, recompute: self.recompute })
     }
 }
 
@@ -160,12 +172,13 @@ pub struct Gpt {
     pub tok: Embedding,
     /// Vectors of the positions.
     pub pos: Embedding,
-    /// The blocks.
-    pub blocks: Vec<TransformerBlock>,
+    /// The blocks. A tape that is to compute one again shares it.
+    pub blocks: Vec<Arc<TransformerBlock>>,
     /// Before the head.
     pub norm: LayerNorm,
     /// To the logits, without a bias.
     pub head: Linear,
+    recompute: bool,
 }
 
 impl Gpt {
@@ -182,7 +195,20 @@ impl Gpt {
         }
         let causal = AttentionOptions::new().causal();
         let x = self.tok.forward(tokens)?.add(&positions.slice(0, ..shape[1])?)?;
-        let x = self.blocks.iter().try_fold(x, |x, block| block.forward(&x, &causal))?;
+        let x = self.blocks.iter().try_fold(x, |x, block| self.through(block, &x, &causal))?;
         self.head.forward(&self.norm.forward(&x)?)
+    }
+
+    fn through(
+        &self,
+        block: &Arc<TransformerBlock>,
+        x: &Tensor,
+        options: &AttentionOptions,
+    ) -> everstep_tensor::Result<Tensor> {
+        if !self.recompute {
+            return block.forward(x, options);
+        }
+        let (block, options) = (block.clone(), options.clone());
+        recompute(x, move |x| block.forward(x, &options))
     }
 }

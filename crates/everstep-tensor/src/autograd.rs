@@ -3,12 +3,14 @@
 //! Node numbers grow as ops are applied, so the order of numbers is the order of the list, and the walk names no op.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::op::{Op, Saved};
 use crate::parameter::Leaf;
+use crate::recompute::Part;
+use crate::tensor::Version;
 use crate::{Error, Precision, Result, Tensor, autocast, probe};
 
 thread_local! {
@@ -26,6 +28,8 @@ pub(crate) struct Node {
 enum Kind {
     Leaf(Arc<Leaf>),
     Op(Mutex<Option<Entry>>, &'static str),
+    /// Ops whose tape was not kept.
+    Part(Mutex<Option<Arc<Part>>>),
 }
 
 /// What an op leaves behind for its gradient.
@@ -53,7 +57,22 @@ impl Node {
     pub(crate) fn as_leaf(&self) -> Option<&Arc<Leaf>> {
         match &self.kind {
             Kind::Leaf(leaf) => Some(leaf),
-            Kind::Op(..) => None,
+            Kind::Op(..) | Kind::Part(_) => None,
+        }
+    }
+
+    /// The tensors that only this node still held.
+    fn take_tensors(&mut self) -> Vec<Tensor> {
+        match &mut self.kind {
+            Kind::Leaf(_) => Vec::new(),
+            Kind::Op(entry, _) => {
+                let entry = entry.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+                entry.map_or_else(Vec::new, |entry| entry.inputs)
+            }
+            Kind::Part(part) => {
+                let part = part.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+                part.and_then(Arc::into_inner).map_or_else(Vec::new, |part| part.into_tensors().collect())
+            }
         }
     }
 }
@@ -61,18 +80,10 @@ impl Node {
 impl Drop for Node {
     /// Frees the history behind this node in a loop: a long one would overflow the stack.
     fn drop(&mut self) {
-        let mut stack = Vec::new();
-        let take = |node: &mut Node, stack: &mut Vec<Tensor>| {
-            if let Kind::Op(entry, _) = &mut node.kind
-                && let Some(entry) = entry.get_mut().unwrap_or_else(PoisonError::into_inner).take()
-            {
-                stack.extend(entry.inputs);
-            }
-        };
-        take(self, &mut stack);
+        let mut stack = self.take_tensors();
         while let Some(tensor) = stack.pop() {
             if let Some(mut node) = tensor.into_inner().and_then(|inner| inner.into_node()).and_then(Arc::into_inner) {
-                take(&mut node, &mut stack);
+                stack.extend(node.take_tensors());
             }
         }
     }
@@ -90,6 +101,48 @@ pub(crate) fn record(op: Arc<dyn Op>, inputs: &[&Tensor], outputs: Vec<Tensor>) 
     output.with_node(Node::new(Kind::Op(Mutex::new(Some(entry)), name)))
 }
 
+/// A number that the nodes of later ops are not below.
+pub(crate) fn next_number() -> u64 {
+    NEXT_NODE.load(Ordering::Relaxed)
+}
+
+/// What a part of the tape leads to.
+pub(crate) struct Reach {
+    /// Parameters with their nodes, each once.
+    pub(crate) leaves: Vec<Tensor>,
+    /// Of tensors that were taken of something that may change and have no node.
+    pub(crate) versions: Vec<Version>,
+}
+
+/// What the nodes from number `first` on that led to `result` used; `None` where it is of none of them.
+pub(crate) fn reach(result: &Tensor, first: u64) -> Option<Reach> {
+    let is_inner = |node: &&Arc<Node>| node.id >= first && node.as_leaf().is_none();
+    let mut stack = vec![result.node().filter(is_inner)?.clone()];
+    let (mut seen, mut reach) = (HashSet::new(), Reach { leaves: Vec::new(), versions: Vec::new() });
+    while let Some(node) = stack.pop() {
+        let used = match &node.kind {
+            Kind::Leaf(_) => Vec::new(),
+            Kind::Op(entry, _) => taken(entry, true).map_or_else(Vec::new, |entry| entry.inputs),
+            Kind::Part(part) => taken(part, true).map_or_else(Vec::new, |part| part.used()),
+        };
+        for tensor in used {
+            match (tensor.node(), tensor.version()) {
+                (Some(node), _) if !seen.insert(node.id) => {}
+                (Some(node), _) if node.as_leaf().is_some() => reach.leaves.push(tensor),
+                (Some(node), _) if node.id >= first => stack.push(node.clone()),
+                (None, Some(version)) => reach.versions.push(version.clone()),
+                _ => {}
+            }
+        }
+    }
+    Some(reach)
+}
+
+/// `result` without the tape that led to it, which `part` can make again.
+pub(crate) fn with_part(result: &Tensor, part: Part) -> Tensor {
+    result.detach().with_node(Node::new(Kind::Part(Mutex::new(Some(Arc::new(part))))))
+}
+
 /// Whether ops of this thread are put on the tape.
 pub fn is_recording() -> bool {
     RECORDING.get()
@@ -100,7 +153,7 @@ pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
     with_recording(false, work)
 }
 
-fn with_recording<T>(recording: bool, work: impl FnOnce() -> T) -> T {
+pub(crate) fn with_recording<T>(recording: bool, work: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -174,11 +227,19 @@ fn walk(
     let mut pending = BTreeMap::from([(root.id, (root.clone(), seed))]);
     while let Some((_, (node, gradient))) = pending.pop_last() {
         visit(&node, &gradient);
-        let Kind::Op(entry, name) = &node.kind else { continue };
-        let mut entry = entry.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = if retain { entry.clone() } else { entry.take() };
-        drop(entry);
-        let Entry { op, inputs, mut outputs } = taken.ok_or(Error::TapeFreed { op: name })?;
+        let (entry, name) = match &node.kind {
+            Kind::Leaf(_) => continue,
+            Kind::Op(entry, name) => (entry, name),
+            Kind::Part(part) => {
+                let part = taken(part, retain).ok_or(Error::TapeFreed { op: "recompute" })?;
+                // Its nodes are the newest, so they come next, and what they add to others in the order of any tape.
+                let result = part.run_again()?;
+                let node = result.node().ok_or(Error::NoTape)?.clone();
+                pending.insert(node.id, (node, gradient));
+                continue;
+            }
+        };
+        let Entry { op, inputs, mut outputs } = taken(entry, retain).ok_or(Error::TapeFreed { op: name })?;
         if !inputs.iter().all(Tensor::is_current) {
             return Err(Error::StaleParameter { op: op.name() });
         }
@@ -191,6 +252,12 @@ fn walk(
         })?;
     }
     Ok(())
+}
+
+/// What a node has left; its own no longer, unless the tape is retained.
+fn taken<T: Clone>(left: &Mutex<Option<T>>, retain: bool) -> Option<T> {
+    let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+    if retain { left.clone() } else { left.take() }
 }
 
 /// Adds the parts of a gradient to those of the nodes that they belong to.

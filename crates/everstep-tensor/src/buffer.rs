@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use everstep_device::{DType, Device, Shape};
 
 use crate::tensor::{Parts, Version};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, recompute};
 
 /// A tensor that forward passes change and no gradient does, such as the running mean of a batch norm: a stable handle,
 /// clones of which are the same buffer.
@@ -56,6 +56,11 @@ impl RunningBuffer {
     /// The committed values: those of the last step that was. No gradient flows to them, and a backward pass over them
     /// after they have changed is an error.
     pub fn tensor(&self) -> Tensor {
+        // Nothing writes the committed values before the step ends; without an optimizer a write leaves these as they are.
+        recompute::buffer(|| Ok(self.committed()), false).unwrap_or_else(|_| self.committed())
+    }
+
+    fn committed(&self) -> Tensor {
         let state = self.state();
         let version = Version { current: state.version.clone(), taken: state.version.load(Ordering::Acquire) };
         Tensor::from_parts(Parts {
@@ -72,6 +77,10 @@ impl RunningBuffer {
     /// # Errors
     /// Those of the recording.
     pub fn pending(&self) -> Result<Tensor> {
+        recompute::buffer(|| self.written_so_far(), true)
+    }
+
+    fn written_so_far(&self) -> Result<Tensor> {
         let mut state = self.state();
         state.let_go();
         let State { committed, pending, .. } = &mut *state;
@@ -84,7 +93,8 @@ impl RunningBuffer {
         Ok(slot.detach())
     }
 
-    /// Changes the pending values; without an optimizer, the values.
+    /// Changes the pending values; without an optimizer, the values. A part of the forward pass that a backward pass runs
+    /// again changes nothing: it has done so.
     ///
     /// ```
     /// # use everstep_tensor::{Device, RunningBuffer, Tensor};
@@ -99,8 +109,11 @@ impl RunningBuffer {
     /// [`Error::Shapes`], [`Error::DTypes`], [`Error::Devices`]; those of the recording.
     pub fn write(&self, value: &Tensor) -> Result<()> {
         self.check("write", value)?;
+        if recompute::is_running_again() {
+            return Ok(());
+        }
         // An earlier failure would else leave its mark behind this write.
-        self.pending()?;
+        self.written_so_far()?;
         let mut state = self.state();
         match &state.pending {
             Some(pending) => pending.slot.write("running_buffer", &value.detach()),

@@ -121,6 +121,14 @@ pub enum Error {
         /// The op that used it.
         op: &'static str,
     },
+    /// A part of the forward pass that did something else when the backward pass ran it again.
+    #[error(
+        "`recompute`: {problem} when it ran again; it may depend on its input, parameters, random streams and running buffers alone"
+    )]
+    Recomputed {
+        /// What was different.
+        problem: &'static str,
+    },
     /// A gradient through an op that has none.
     #[error("`{op}` has no gradient of this order; `detach` its inputs, or compute without it")]
     NotDifferentiable {

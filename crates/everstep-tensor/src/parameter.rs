@@ -8,7 +8,7 @@ use everstep_device::{DType, Device, Generator, Shape};
 
 use crate::autograd::Node;
 use crate::tensor::{Parts, Version};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Tensor, recompute};
 
 /// A tensor that is learned: a stable handle, whatever buffer holds its values. Clones are the same parameter, so two
 /// layers that hold clones are tied.
@@ -338,8 +338,12 @@ impl RandomStream {
         (state.generator.seed(), state.generator.stream())
     }
 
-    /// The next draw, on `device`.
+    /// The next draw, on `device`. In a backward pass that runs a part of the forward pass again, the draw of that time.
     pub fn draw(&self, device: &Device) -> Result<Draw> {
+        recompute::draw(self.key(), || self.next_draw(device))
+    }
+
+    fn next_draw(&self, device: &Device) -> Result<Draw> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let adopted = state.adopted.clone().filter(|(steps, ..)| steps.device().is(device));
         let (steps, step_offset) = match adopted {

@@ -36,6 +36,11 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// Whether the parameter has not changed since.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Acquire) == self.taken
+    }
+
     /// What it is the same as while the parameter lives: where its changes are counted, and how many there were.
     pub(crate) fn key(&self) -> (usize, u64) {
         (Arc::as_ptr(&self.current) as usize, self.taken)
@@ -107,7 +112,7 @@ impl Tensor {
 
     /// Whether the parameter behind this tensor is still as it was when the tensor was taken.
     pub(crate) fn is_current(&self) -> bool {
-        self.0.version.as_ref().is_none_or(|version| version.current.load(Ordering::Acquire) == version.taken)
+        self.0.version.as_ref().is_none_or(Version::is_current)
     }
 
     pub(crate) fn region(&self) -> &Region {

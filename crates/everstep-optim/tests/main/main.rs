@@ -12,6 +12,7 @@ mod hold;
 mod loss_scale;
 mod parameters;
 mod plateau;
+mod recompute;
 mod records;
 mod refusal;
 mod schedule;

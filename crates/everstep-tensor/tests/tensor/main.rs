@@ -14,6 +14,7 @@ mod halves;
 mod indexing;
 mod page;
 mod pointwise;
+mod recompute;
 mod special;
 mod tape;
 mod windows;
