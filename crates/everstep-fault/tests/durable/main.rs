@@ -8,6 +8,7 @@ mod changed;
 mod flips;
 #[path = "../../examples/crash_storm/kills.rs"]
 mod kills;
+mod mixed;
 #[path = "../../examples/crash_storm/net.rs"]
 mod net;
 mod resume;
