@@ -34,9 +34,12 @@ thread_local! {
     static CONTEXT: RefCell<Context> = RefCell::new(Context::default());
 }
 
+/// What a part does with its input.
+type Forward = dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync;
+
 /// A part of a forward pass that the backward pass runs again.
 pub(crate) struct Part {
-    forward: Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>,
+    forward: Box<Forward>,
     x: Tensor,
     // The parameters that it used, with their places on the tape: there their gradients are added up.
     leaves: Vec<Tensor>,

@@ -283,8 +283,11 @@ fn what_changes_in_between_is_an_error() {
     assert_eq!(draws[0] + 1, draws[1]);
 }
 
+/// Of an op of the backward pass, the op whose gradient it is part of, and its number.
+type Of = Option<(&'static str, Option<u64>)>;
+
 #[derive(Default)]
-struct Names(Vec<(&'static str, Option<(&'static str, Option<u64>)>)>);
+struct Names(Vec<(&'static str, Of)>);
 
 impl Probe for Names {
     fn see(&mut self, seen: &Seen<'_>) -> Result<()> {
