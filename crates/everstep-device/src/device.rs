@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::capture::{Captured, Request, Trace};
 use crate::counters::AtomicCounters;
+use crate::executor::Executor;
 use crate::life::Life;
 use crate::loss::{Current, Opened, Planned, Source};
 use crate::passes::{Allocator, MemoryId, Place, Plan, elide, fuse};
 use crate::profile::{self, Profile};
 use crate::readback::{Pending, Readback};
-use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, cpu, null, status};
+use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, status};
 
 /// Commands after which a recording runs without being asked to: bounds the work that waits on the host.
 const FLUSH_COMMANDS: usize = 4096;
@@ -64,98 +65,6 @@ impl fmt::Display for DeviceInfo {
 pub(crate) struct SizeLimits {
     pub(crate) buffer: (&'static str, usize),
     pub(crate) binding: (&'static str, usize),
-}
-
-/// The closed set of executors.
-pub(crate) enum Executor {
-    Cpu(cpu::CpuExecutor),
-    #[cfg(feature = "gpu")]
-    Gpu(Box<crate::gpu::GpuExecutor>),
-    Null(null::NullExecutor),
-}
-
-impl Executor {
-    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
-    fn run(&mut self, plan: &Plan, counters: &AtomicCounters, profile: Noting<'_>) -> Result<()> {
-        match self {
-            Self::Cpu(executor) => executor.run(plan, profile),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.run(plan, counters, profile),
-            Self::Null(executor) => executor.run(plan),
-        }
-    }
-
-    /// Prepares for [`Executor::replay`] of a plan that has just run.
-    pub(crate) fn keep(&mut self, id: u64, plan: &Plan) -> Result<()> {
-        match self {
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.keep(id, plan),
-            _ => {
-                let _ = (id, plan);
-                Ok(())
-            }
-        }
-    }
-
-    pub(crate) fn drop_kept(&mut self, id: u64) {
-        match self {
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.drop_kept(id),
-            _ => {
-                let _ = id;
-            }
-        }
-    }
-
-    /// Runs a kept plan whose inputs have been put in place.
-    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "the GPU executor counts more"))]
-    pub(crate) fn replay(
-        &mut self,
-        id: u64,
-        captured: &Captured,
-        counters: &AtomicCounters,
-        profile: Noting<'_>,
-    ) -> Result<()> {
-        match self {
-            Self::Cpu(executor) => executor.run(&captured.plan, profile),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.replay(id, captured, counters, profile),
-            Self::Null(executor) => executor.run(&captured.plan),
-        }
-    }
-
-    fn create(&mut self, plan: &Plan) -> Result<()> {
-        match self {
-            Self::Cpu(executor) => executor.create(&plan.create),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.create(&plan.create),
-            Self::Null(_) => Ok(()),
-        }
-    }
-
-    fn destroy(&mut self, memory: &[MemoryId]) {
-        match self {
-            Self::Cpu(executor) => executor.destroy(memory),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.destroy(memory),
-            Self::Null(_) => {}
-        }
-    }
-
-    /// Whether it can be dropped by whoever has it: no driver has a say in it.
-    pub(crate) fn answers_at_once(&self) -> bool {
-        matches!(self, Self::Cpu(_) | Self::Null(_))
-    }
-
-    /// Begins to read `places`, and zeroes `clear` behind them.
-    fn read(&mut self, places: &[Place], clear: Option<Place>) -> Result<Pending> {
-        match self {
-            Self::Cpu(executor) => Ok(Pending::Ready(executor.read(places, clear))),
-            #[cfg(feature = "gpu")]
-            Self::Gpu(executor) => executor.read(places, clear).map(Pending::Gpu),
-            Self::Null(executor) => Ok(Pending::Ready(executor.read(places))),
-        }
-    }
 }
 
 /// A handle on a device; clones are the same device.

@@ -12,6 +12,7 @@ pub mod cpu;
 mod device;
 mod dtype;
 mod error;
+mod executor;
 pub mod expr;
 pub mod functions;
 #[cfg(feature = "gpu")]

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, TryLockError, mpsc};
 use std::time::Duration;
 
-use crate::device::{Engine, Executor, SizeLimits, lock};
+use crate::device::{Engine, SizeLimits, lock};
+use crate::executor::Executor;
 use crate::life::Life;
 use crate::passes::Allocator;
 use crate::profile::Profile;

@@ -8,7 +8,8 @@ use wgpu::{Adapter, Backends, DeviceType, Instance};
 
 use super::driver::Driver;
 use super::executor::GpuExecutor;
-use crate::device::{Executor, SizeLimits};
+use crate::device::SizeLimits;
+use crate::executor::Executor;
 use crate::loss::{Current, Opened, Source};
 use crate::select::no_device;
 use crate::{ALIGNMENT, AdapterInfo, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
