@@ -18,6 +18,7 @@
 @group(0) @binding(7) var<storage, read_write> gradients: array<vec4<f32>>;
 @group(1) @binding(0) var<uniform> params: AttentionParams;
 
+// The gradients of one query for each thread.
 fn query_gradients(index: u32, first_query: u32, lane: u32, exists: bool) {
     let query = min(first_query + lane, params.queries - 1u);
     var rows: array<vec4<f32>, MOST>;
@@ -26,16 +27,14 @@ fn query_gradients(index: u32, first_query: u32, lane: u32, exists: bool) {
     let start = row_start(index, query, params.q, params.q_batch) / 4u;
     let g_start = row_start(index, query, params.g, params.g_batch) / 4u;
     let y_start = row_start(index, query, params.y, params.y_batch) / 4u;
+    for (var quad = 0u; quad < params.width / 4u; quad++) {
+        put(&rows, quad, q[start + quad]);
+    }
     var delta = 0.0;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < WIDTH {
-            rows[quad] = q[start + quad];
-        }
-        if quad < VALUE_WIDTH {
-            slopes[quad] = g[g_start + quad];
-            delta += dot(slopes[quad], y[y_start + quad]);
-        }
-        sum[quad] = vec4<f32>();
+    for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+        let gradient = g[g_start + quad];
+        put(&slopes, quad, gradient);
+        delta += dot(gradient, y[y_start + quad]);
     }
     let log_sum = sums[index * params.queries + query];
     var end = select(0u, params.keys, exists);
@@ -48,48 +47,59 @@ fn query_gradients(index: u32, first_query: u32, lane: u32, exists: bool) {
         let value_start = row_start(index, key, params.v, params.v_batch) / 4u;
         var scores = array<f32, 8>();
         var products = array<f32, 8>();
-        var own_keys: array<vec4<f32>, MOST>;
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < WIDTH {
-                own_keys[quad] = k[key_start + quad];
-                let others = all_vec4(own_keys[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    scores[at] += dot(rows[quad], others[at]);
-                }
-            }
-            if quad < VALUE_WIDTH {
-                let others = all_vec4(v[value_start + quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    products[at] += dot(slopes[quad], others[at]);
-                }
-            }
+        for (var quad = 0u; quad < params.width / 4u; quad++) {
+            add_dots(&scores, pick(&rows, quad), k[key_start + quad]);
+        }
+        for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+            add_dots(&products, pick(&slopes, quad), v[value_start + quad]);
         }
         for (var at = 0u; at < 8u; at++) {
             let score = finished_score(index, query, min(first + at, params.keys - 1u), scores[at]);
             let p = exp_f32(score - log_sum);
             scores[at] = select(0.0, p * (products[at] - delta) * params.scale, sees(query, first + at));
         }
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < WIDTH {
-                let others = all_vec4(own_keys[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    // What is not seen does not count even where it is not finite.
-                    sum[quad] += scores[at] * select(vec4<f32>(), others[at], sees(query, first + at));
-                }
+        for (var quad = 0u; quad < params.width / 4u; quad++) {
+            let others = all_vec4(k[key_start + quad]);
+            var total = pick(&sum, quad);
+            for (var at = 0u; at < 8u; at++) {
+                // What is not seen does not count even where it is not finite.
+                total += scores[at] * select(vec4<f32>(), others[at], sees(query, first + at));
             }
+            put(&sum, quad, total);
         }
     }
     if !exists || first_query + lane >= params.queries {
         return;
     }
     let target_start = row_start(index, query, params.dq, params.dq_batch) / 4u;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < WIDTH {
-            gradients[target_start + quad] = sum[quad];
-        }
+    for (var quad = 0u; quad < params.width / 4u; quad++) {
+        gradients[target_start + quad] = pick(&sum, quad);
     }
 }
 
+// Whether query `query` exists and sees a key.
+fn seen_by(query: u32, key: u32) -> bool {
+    return query < params.queries && sees(query, key);
+}
+
+// sum + the rows that the lanes have, by weights, of the queries from `first` on that see the key.
+fn add_rows(
+    sum: ptr<function, array<vec4<f32>, MOST>>,
+    quad: u32,
+    weights: ptr<function, array<f32, 8>>,
+    own: vec4<f32>,
+    first: u32,
+    key: u32,
+) {
+    let others = all_vec4(own);
+    var total = pick(sum, quad);
+    for (var at = 0u; at < 8u; at++) {
+        total += (*weights)[at] * select(vec4<f32>(), others[at], seen_by(first + at, key));
+    }
+    put(sum, quad, total);
+}
+
+// The gradients of one key and its value for each thread.
 fn key_gradients(index: u32, first_key: u32, lane: u32, exists: bool) {
     let key = min(first_key + lane, params.keys - 1u);
     var rows: array<vec4<f32>, MOST>;
@@ -98,20 +108,13 @@ fn key_gradients(index: u32, first_key: u32, lane: u32, exists: bool) {
     var value_sum: array<vec4<f32>, MOST>;
     let start = row_start(index, key, params.k, params.k_batch) / 4u;
     let value_start = row_start(index, key, params.v, params.v_batch) / 4u;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < WIDTH {
-            rows[quad] = k[start + quad];
-        }
-        if quad < VALUE_WIDTH {
-            values[quad] = v[value_start + quad];
-        }
-        row_sum[quad] = vec4<f32>();
-        value_sum[quad] = vec4<f32>();
+    for (var quad = 0u; quad < params.width / 4u; quad++) {
+        put(&rows, quad, k[start + quad]);
     }
-    var begin = 0u;
-    if params.causal == 1u {
-        begin = first_key;
+    for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+        put(&values, quad, v[value_start + quad]);
     }
+    let begin = select(0u, first_key, params.causal == 1u);
     let end = select(0u, params.queries, exists);
     for (var first = begin; first < end; first += 8u) {
         let query = min(first + lane, params.queries - 1u);
@@ -121,50 +124,28 @@ fn key_gradients(index: u32, first_key: u32, lane: u32, exists: bool) {
         let log_sums = all_f32(sums[index * params.queries + query]);
         var scores = array<f32, 8>();
         var products = array<f32, 8>();
-        var own_queries: array<vec4<f32>, MOST>;
-        var own_gradients: array<vec4<f32>, MOST>;
+        for (var quad = 0u; quad < params.width / 4u; quad++) {
+            add_dots(&scores, pick(&rows, quad), q[query_start + quad]);
+        }
         var own_delta = 0.0;
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < WIDTH {
-                own_queries[quad] = q[query_start + quad];
-                let others = all_vec4(own_queries[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    scores[at] += dot(rows[quad], others[at]);
-                }
-            }
-            if quad < VALUE_WIDTH {
-                own_gradients[quad] = g[g_start + quad];
-                own_delta += dot(own_gradients[quad], y[y_start + quad]);
-                let others = all_vec4(own_gradients[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    products[at] += dot(values[quad], others[at]);
-                }
-            }
+        for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+            let gradient = g[g_start + quad];
+            own_delta += dot(gradient, y[y_start + quad]);
+            add_dots(&products, pick(&values, quad), gradient);
         }
         let deltas = all_f32(own_delta);
         for (var at = 0u; at < 8u; at++) {
-            let other = first + at;
-            let seen = other < params.queries && sees(other, key);
-            let score = finished_score(index, min(other, params.queries - 1u), key, scores[at]);
+            let seen = seen_by(first + at, key);
+            let score = finished_score(index, min(first + at, params.queries - 1u), key, scores[at]);
             let p = exp_f32(score - log_sums[at]);
             products[at] = select(0.0, p * (products[at] - deltas[at]) * params.scale, seen);
             scores[at] = select(0.0, p, seen);
         }
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < WIDTH {
-                let others = all_vec4(own_queries[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    let seen = first + at < params.queries && sees(first + at, key);
-                    row_sum[quad] += products[at] * select(vec4<f32>(), others[at], seen);
-                }
-            }
-            if quad < VALUE_WIDTH {
-                let others = all_vec4(own_gradients[quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    let seen = first + at < params.queries && sees(first + at, key);
-                    value_sum[quad] += scores[at] * select(vec4<f32>(), others[at], seen);
-                }
-            }
+        for (var quad = 0u; quad < params.width / 4u; quad++) {
+            add_rows(&row_sum, quad, &products, q[query_start + quad], first, key);
+        }
+        for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+            add_rows(&value_sum, quad, &scores, g[g_start + quad], first, key);
         }
     }
     if !exists || first_key + lane >= params.keys {
@@ -172,13 +153,11 @@ fn key_gradients(index: u32, first_key: u32, lane: u32, exists: bool) {
     }
     let key_target = row_start(index, key, params.dk, params.dk_batch) / 4u;
     let value_target = row_start(index, key, params.dv, params.dv_batch) / 4u;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < WIDTH {
-            gradients[key_target + quad] = row_sum[quad];
-        }
-        if quad < VALUE_WIDTH {
-            gradients[value_target + quad] = value_sum[quad];
-        }
+    for (var quad = 0u; quad < params.width / 4u; quad++) {
+        gradients[key_target + quad] = pick(&row_sum, quad);
+    }
+    for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+        gradients[value_target + quad] = pick(&value_sum, quad);
     }
 }
 

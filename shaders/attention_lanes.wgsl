@@ -31,11 +31,8 @@ fn main(
     var rows: array<vec4<f32>, MOST>;
     var columns: array<vec4<f32>, MOST>;
     let start = row_start(index, query, params.q, params.q_batch) / 4u;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < WIDTH {
-            rows[quad] = q[start + quad];
-        }
-        columns[quad] = vec4<f32>();
+    for (var quad = 0u; quad < params.width / 4u; quad++) {
+        put(&rows, quad, q[start + quad]);
     }
     let lowest = f32_from_bits(0xff800000u);
     var largest = lowest;
@@ -49,13 +46,8 @@ fn main(
         let key = min(first + lane, params.keys - 1u);
         let key_start = row_start(index, key, params.k, params.k_batch) / 4u;
         var scores = array<f32, 8>();
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < WIDTH {
-                let others = all_vec4(k[key_start + quad]);
-                for (var at = 0u; at < 8u; at++) {
-                    scores[at] += dot(rows[quad], others[at]);
-                }
-            }
+        for (var quad = 0u; quad < params.width / 4u; quad++) {
+            add_dots(&scores, pick(&rows, quad), k[key_start + quad]);
         }
         var next = largest;
         for (var at = 0u; at < 8u; at++) {
@@ -73,16 +65,14 @@ fn main(
         }
         largest = next;
         let value_start = row_start(index, key, params.v, params.v_batch) / 4u;
-        for (var quad = 0u; quad < MOST; quad++) {
-            if quad < VALUE_WIDTH {
-                let others = all_vec4(v[value_start + quad]);
-                var sum = columns[quad] * correction;
-                for (var at = 0u; at < 8u; at++) {
-                    // What is not seen does not count even where it is not finite.
-                    sum += scores[at] * select(vec4<f32>(), others[at], sees(query, first + at));
-                }
-                columns[quad] = sum;
+        for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+            let others = all_vec4(v[value_start + quad]);
+            var sum = pick(&columns, quad) * correction;
+            for (var at = 0u; at < 8u; at++) {
+                // What is not seen does not count even where it is not finite.
+                sum += scores[at] * select(vec4<f32>(), others[at], sees(query, first + at));
             }
+            put(&columns, quad, sum);
         }
     }
     if own_query >= params.queries || number >= params.batches * parts {
@@ -90,10 +80,8 @@ fn main(
     }
     let nothing = bitcast<u32>(largest) == 0xff800000u;
     let target_start = row_start(index, query, params.y, params.y_batch) / 4u;
-    for (var quad = 0u; quad < MOST; quad++) {
-        if quad < VALUE_WIDTH {
-            y[target_start + quad] = select(columns[quad] / total, vec4<f32>(), nothing);
-        }
+    for (var quad = 0u; quad < params.value_width / 4u; quad++) {
+        y[target_start + quad] = select(pick(&columns, quad) / total, vec4<f32>(), nothing);
     }
     sums[index * params.queries + query] = select(largest + log_f32(total), f32_from_bits(0x7f800000u), nothing);
 }

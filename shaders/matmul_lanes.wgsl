@@ -1,4 +1,4 @@
-// uses: shared/matrix_lanes, shared/matrices, shared/index
+// uses: shared/matrix_lanes, shared/index
 
 // C = activation(A B + bias) for each matrix of a batch, for drivers in software that run 8 threads in the lanes of a
 // processor's vector. There a load costs the same whether lanes read one address or eight, five cycles for each, and
@@ -31,7 +31,7 @@ fn row_of_b(start: u32, depth: u32) -> vec4<f32> {
     return b[(start + depth * params.b_row) / 4u];
 }
 
-fn read_b(batch_start: u32, column: u32, depth: u32) -> Strip {
+fn read_strip(batch_start: u32, column: u32, depth: u32) -> Strip {
     let start = batch_start + column * params.b_column;
     if TRANSPOSED == 1u {
         let at = start + depth;

@@ -1,4 +1,4 @@
-// uses: shared/matrix_lanes, shared/matrices, shared/index
+// uses: shared/matrix_lanes, shared/index
 
 // matmul_lanes.wgsl for a B of any strides and any number of columns: half as fast, as single elements cost more than those of
 // a vec4.
@@ -26,7 +26,7 @@ fn step_of_b(places: vec4<u32>, depth: u32) -> vec4<f32> {
 }
 
 // Past the last column there is that one again, which is not written.
-fn read_b(start: u32, column: u32, depth: u32) -> Strip {
+fn read_strip(start: u32, column: u32, depth: u32) -> Strip {
     let own = min(vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.n - 1u));
     let places = vec4<u32>(start) + own * params.b_column;
     return Strip(array<vec4<f32>, 4>(

@@ -13,8 +13,35 @@ override VALUE_WIDTH: u32 = 16u;
 // 1: there is a mask.
 override MASKED: u32 = 0u;
 
-// Loops over the vec4 of a row go this far, whatever its width: the driver unrolls them then, and keeps rows in registers.
 const MOST: u32 = 16u;
+
+// vec4 number `quad` of a row in registers, which have no numbers at run time. With all of its loops over vec4 unrolled, a
+// kernel would take seconds to build.
+fn pick(row: ptr<function, array<vec4<f32>, MOST>>, quad: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var slot = 0u; slot < MOST; slot++) {
+        if slot < max(WIDTH, VALUE_WIDTH) {
+            value = select(value, (*row)[slot], slot == quad);
+        }
+    }
+    return value;
+}
+
+fn put(row: ptr<function, array<vec4<f32>, MOST>>, quad: u32, value: vec4<f32>) {
+    for (var slot = 0u; slot < MOST; slot++) {
+        if slot < max(WIDTH, VALUE_WIDTH) {
+            (*row)[slot] = select((*row)[slot], value, slot == quad);
+        }
+    }
+}
+
+// scores + the products of a vec4 of a thread's row with those that the lanes have.
+fn add_dots(scores: ptr<function, array<f32, 8>>, own: vec4<f32>, other: vec4<f32>) {
+    let others = all_vec4(other);
+    for (var at = 0u; at < 8u; at++) {
+        (*scores)[at] += dot(own, others[at]);
+    }
+}
 
 // Subgroups that it takes for so many rows of a matrix.
 fn parts_of(rows: u32) -> u32 {

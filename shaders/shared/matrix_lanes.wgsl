@@ -1,9 +1,9 @@
-// uses: shared/activation, shared/matrices, shared/index
+// uses: shared/activation, shared/matrices
 
 // What the matmul kernels for the lanes of a driver in software have in common; matmul_lanes.wgsl describes them.
 //
 // A kernel that uses this declares b and c, `fn first_inside(column: u32) -> u32`, from where columns can be read,
-// `fn read_b(start: u32, column: u32, depth: u32) -> Strip`, and `fn store_four(row_start: u32, column: u32, values: vec4<f32>)`,
+// `fn read_strip(start: u32, column: u32, depth: u32) -> Strip`, and `fn store_four(row_start: u32, column: u32, values: vec4<f32>)`,
 // which writes up to four neighbours of a row of c.
 
 override LANES: u32 = 32u;
@@ -45,7 +45,7 @@ fn multiply(workgroup: u32, lane: u32, neighbour: u32) {
     let end = select(0u, params.k, column - 4u * neighbour < params.n);
     // llvmpipe ends a thread's loops after 65,535 rounds: K reaches 262,140 there.
     for (var depth = 0u; depth < end; depth += 4u) {
-        let columns = read_b(start.y, inside, depth);
+        let columns = read_strip(start.y, inside, depth);
         var own = depth + step;
         if TAIL == 1u {
             own = min(own, params.k - 1u);
@@ -69,15 +69,23 @@ fn multiply(workgroup: u32, lane: u32, neighbour: u32) {
             sums[2u * pair + 1u] = fma(vec4<f32>(subgroupBroadcast(x, 7u)), columns.steps[3], sum);
         }
     }
-    for (var row = 0u; row < ROWS; row++) {
-        // Rows past the end are the last one again, the same value at the same place by the same thread.
-        let sum = sums[row];
-        let values = vec4<f32>(
-            activate(ACTIVATION, sum.x),
-            activate(ACTIVATION, sum.y),
-            activate(ACTIVATION, sum.z),
-            activate(ACTIVATION, sum.w),
-        );
-        store_four((part.x * params.m + min(first_row + row, params.m - 1u)) * params.n, column, values);
+    // Eight rows at a time, and none past the end: as a loop, because the code of all the stores takes longer to build than
+    // everything above.
+    let groups = (min(params.m - first_row, ROWS) + 7u) / 8u;
+    for (var group = 0u; group < groups; group++) {
+        for (var own = 0u; own < 8u; own++) {
+            var sum = select(sums[own], sums[own + 8u], group == 1u);
+            sum = select(sum, sums[own + 16u], group == 2u);
+            sum = select(sum, sums[own + 24u], group == 3u);
+            let values = vec4<f32>(
+                activate(ACTIVATION, sum.x),
+                activate(ACTIVATION, sum.y),
+                activate(ACTIVATION, sum.z),
+                activate(ACTIVATION, sum.w),
+            );
+            // Rows past the end are the last one again, the same value at the same place by the same thread.
+            let row = min(first_row + group * 8u + own, params.m - 1u);
+            store_four((part.x * params.m + row) * params.n, column, values);
+        }
     }
 }
