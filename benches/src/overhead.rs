@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use everstep::fault;
 use everstep::prelude::*;
 
-use crate::workloads::{Training, Workload};
+use crate::workloads::{Always, Training, Workload};
 
 /// Result of a measurement, which fails where a step was refused, too.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -68,36 +68,6 @@ pub struct Overhead {
     pub snapshots: usize,
     /// Time to go back to a snapshot in the ring, in steps.
     pub restore_steps: f64,
-}
-
-/// The batch that a workload always has: it holds it itself.
-#[derive(Default)]
-struct Always {
-    taken: u64,
-}
-
-impl State for Always {
-    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep::tensor::Result<()> {
-        visit.value("taken", &mut self.taken)
-    }
-}
-
-impl Batches for Always {
-    type Batch = ();
-
-    fn next_batch(&mut self) -> fault::Result<Option<()>> {
-        self.taken += 1;
-        Ok(Some(()))
-    }
-
-    fn cursor(&self) -> Cursor {
-        Cursor { seed: 0, epoch: 0, position: self.taken }
-    }
-
-    fn seek(&mut self, cursor: Cursor) -> fault::Result<()> {
-        self.taken = cursor.position;
-        Ok(())
-    }
 }
 
 /// A copy of the workload under a guard.

@@ -1,11 +1,12 @@
 //! The workloads that other engines are timed on too.
 //!
 //! A train step is forward, mean cross-entropy, backward and AdamW (rate 1e-3, betas 0.9 and 0.999, epsilon 1e-8, weight
-//! decay 0.01), its input already on the device. All are f32.
+//! decay 0.01), its input already on the device, under a guard with the default policy. All are f32.
 
 use std::rc::Rc;
 
 use everstep::device::{Command, Work as CommandWork};
+use everstep::fault;
 use everstep::nn::transformer::{Gpt, GptConfig};
 use everstep::prelude::*;
 
@@ -93,7 +94,7 @@ impl Workload {
         let mut generator = Generator::new(1);
         Ok(match self.kind {
             Kind::Matmul(n) => matmul(n, &mut generator, device)?,
-            Kind::Step(model) => train_step(model.training(device)?),
+            Kind::Step(model) => train_step(model.training(device)?)?,
             Kind::LayerNorm => rows(&mut generator, device, |x| Ok(x.layer_norm(&ROWS[1..], None, None, 1e-5)?))?,
             Kind::Softmax => rows(&mut generator, device, |x| Ok(x.softmax(-1)?))?,
             Kind::AdamW => adamw(&mut generator, device)?,
@@ -177,8 +178,46 @@ fn matmul(n: usize, generator: &mut Generator, device: &Device) -> everstep::Res
     }))
 }
 
-fn train_step(mut training: Training) -> Work {
-    Box::new(move || training.step())
+/// Steps under a guard with the default policy, each waited for.
+fn train_step(training: Training) -> everstep::Result<Work> {
+    let Training { model, optimizer, loss } = training;
+    let mut guard = Guard::with_optimizer(&model, optimizer, Policy::default())?;
+    let mut batches = Always::default();
+    Ok(Box::new(move || {
+        guard.step(&mut batches, |()| loss())?;
+        guard.finish(&mut batches)?;
+        Ok(())
+    }))
+}
+
+/// The batch that a workload always has: it holds it itself.
+#[derive(Debug, Default)]
+pub struct Always {
+    taken: u64,
+}
+
+impl State for Always {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> everstep::tensor::Result<()> {
+        visit.value("taken", &mut self.taken)
+    }
+}
+
+impl Batches for Always {
+    type Batch = ();
+
+    fn next_batch(&mut self) -> fault::Result<Option<()>> {
+        self.taken += 1;
+        Ok(Some(()))
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor { seed: 0, epoch: 0, position: self.taken }
+    }
+
+    fn seek(&mut self, cursor: Cursor) -> fault::Result<()> {
+        self.taken = cursor.position;
+        Ok(())
+    }
 }
 
 /// Forward over rows, times a fixed matrix, sum, backward.

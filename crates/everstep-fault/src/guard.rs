@@ -184,7 +184,10 @@ impl Guard {
     /// every step of it is known to be healthy. What a report tells is about earlier steps, too: records come late.
     ///
     /// `forward` may be called again for a batch, in the order of another time, and for a part of it: it depends on its batch,
-    /// the model, and nothing else that changes.
+    /// the model, and nothing else that changes. It may also not be called: once it has done the same work twice for batches of
+    /// one shape, that is run again as it was recorded, unless [`Policy::capture`] is off. So it decides nothing by what the host
+    /// knows of a batch, such as its ids; what it does by the tensors' values, it does in ops. Calls that check whether it still
+    /// does the same come at the beginning of an epoch and every 512 steps.
     ///
     /// # Errors
     /// Those of `forward` and of the batches: the state is as it was, and another call tries the batch again.

@@ -292,3 +292,20 @@ fn every_method_of_a_tensor_has_an_example() {
     assert!(count > 100, "{count} methods found");
     findings.none("every public method of `Tensor` has an example in its comment:");
 }
+
+#[test]
+fn no_page_says_anything_twice() {
+    let mut findings = Findings::default();
+    for file in files().iter().filter(|file| file.extension() == "md") {
+        let mut seen = std::collections::HashSet::new();
+        let mut in_code = false;
+        for (line, text) in file.lines() {
+            in_code ^= text.starts_with("```");
+            // Short lines, and a program's, may well come again.
+            if text.len() > 60 && !in_code && !seen.insert(text) {
+                findings.add(file, line, "as an earlier line");
+            }
+        }
+    }
+    findings.none("pages without repeated lines:");
+}

@@ -171,12 +171,12 @@ mod tests {
         let with = |set: &'static [(&str, &str)]| {
             folder(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value)))
         };
-        assert_eq!(with(&[("EVERSTEP_CACHE_DIR", ""), ("HOME", "/home/a"), ("LOCALAPPDATA", "a")]), None);
-        assert_eq!(with(&[("EVERSTEP_CACHE_DIR", "/b"), ("HOME", "/home/a")]), Some("/b".into()));
+        assert_eq!(with(&[("EVERSTEP_CACHE_DIR", ""), ("HOME", "/a"), ("LOCALAPPDATA", "a")]), None);
+        assert_eq!(with(&[("EVERSTEP_CACHE_DIR", "/b"), ("HOME", "/a")]), Some("/b".into()));
         assert_eq!(with(&[]), None);
         if cfg!(target_os = "linux") {
-            assert_eq!(with(&[("HOME", "/home/a")]), Some("/home/a/.cache/everstep".into()));
-            assert_eq!(with(&[("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")]), Some("/c/everstep".into()));
+            assert_eq!(with(&[("HOME", "/a")]), Some("/a/.cache/everstep".into()));
+            assert_eq!(with(&[("HOME", "/a"), ("XDG_CACHE_HOME", "/c")]), Some("/c/everstep".into()));
         }
     }
 }

@@ -33,13 +33,15 @@ fn a_kept_recording_runs_on_other_inputs() {
             let weight = upload_words(&device, &[0.5f32; 100]);
             let (capture, result) = captured(&device, &weight);
             let inputs: Vec<_> = (0..5).map(|value| upload_words(&device, &[value as f32; 100])).collect();
+            let other = |input: &Buffer| words::<f32>(&add(&add(input, input), input));
+            assert_eq!(other(&inputs[1]), [3.0; 100]);
             let before = device.counters();
             for round in 0..3 {
                 for (value, input) in inputs.iter().enumerate() {
                     assert!(device.replay(&capture, &[slice(input)]).unwrap());
                     assert_eq!(words::<f32>(&result), [2.0 * (value as f32 + 0.5); 100], "{device}, round {round}");
                     // Other work in between takes what memory it finds.
-                    assert_eq!(words::<f32>(&add(&add(input, input), input)), [3.0 * value as f32; 100]);
+                    assert_eq!(other(input), [3.0 * value as f32; 100]);
                 }
             }
             let now = device.counters();
