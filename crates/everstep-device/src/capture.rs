@@ -231,6 +231,11 @@ impl Device {
     /// As [`Device::flush`].
     pub fn begin_capture(&self) -> Result<Start> {
         self.flush()?;
+        let mut recorder = lock(&self.shared().recorder);
+        // Two threads that capture at once disturb each other, and neither is kept.
+        let other = recorder.capturing.is_some_and(|(thread, _)| thread != std::thread::current().id());
+        recorder.capturing = Some((std::thread::current().id(), other));
+        drop(recorder);
         let first = BufferId(self.shared().next_buffer.load(Ordering::Relaxed));
         Ok(Start { first, flushes: self.counters().flushes })
     }
@@ -248,8 +253,11 @@ impl Device {
         earlier: Option<&Trace>,
     ) -> Result<Kept> {
         let mut engine = lock(&self.shared().engine);
+        let capturing = lock(&self.shared().recorder).capturing.take();
+        let alone = capturing.is_some_and(|(thread, disturbed)| !disturbed && thread == std::thread::current().id());
         let request = Request { start, inputs, outputs: &outputs };
         let (trace, plan) = match self.flush_engine(&mut engine, Some(&request))? {
+            (Some(Ok(_)), Some(_)) if !alone => return Ok(Kept::Refused("another thread recorded work in between")),
             (Some(Ok(trace)), Some(plan)) => (trace, plan),
             (Some(Err(reason)), _) => return Ok(Kept::Refused(reason)),
             _ => return Ok(Kept::Refused("it has no work")),

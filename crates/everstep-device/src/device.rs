@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use crate::capture::{Captured, Request, Trace};
 use crate::counters::AtomicCounters;
@@ -78,7 +79,7 @@ pub(crate) struct Shared {
     fuses: AtomicBool,
     pub(crate) failures: Arc<AtomicU64>,
     pub(crate) counters: AtomicCounters,
-    recorder: Mutex<Recorder>,
+    pub(crate) recorder: Mutex<Recorder>,
     // Apart from the recorder, so that dropping a handle never waits for a running recording.
     dropped: Mutex<Vec<BufferId>>,
     dropped_captures: Mutex<Vec<u64>>,
@@ -113,9 +114,11 @@ pub(crate) type Noting<'a> = Option<&'a Arc<Profile>>;
 type Taken = ((Vec<Command>, Vec<usize>), HashMap<BufferId, usize>, HashSet<BufferId>);
 
 #[derive(Default)]
-struct Recorder {
+pub(crate) struct Recorder {
     recording: Recording,
     sizes: HashMap<BufferId, usize>,
+    // The thread whose recording may be kept, and whether another one has recorded since it began.
+    pub(crate) capturing: Option<(ThreadId, bool)>,
 }
 
 pub(crate) struct Engine {
@@ -307,6 +310,9 @@ impl Device {
         let check = command.check(|buffer| recorder.sizes.get(&buffer).copied());
         check.map_err(|reason| Error::Command { op: command.op, reason })?;
         recorder.recording.push(command);
+        if let Some((thread, disturbed)) = &mut recorder.capturing {
+            *disturbed |= *thread != std::thread::current().id();
+        }
         let commands = recorder.recording.commands().len();
         let full = commands >= FLUSH_COMMANDS || recorder.recording.upload_bytes() >= FLUSH_UPLOAD_BYTES;
         drop(recorder);

@@ -20,7 +20,7 @@ const CHECK: u32 = 512;
 
 /// What is known of the steps on batches of one kind.
 enum Known {
-    /// Nothing, or what the last one did, and how many have not been like the one before.
+    /// Nothing, or what the last one did; and how many could not be captured or were not like the one before.
     Traced(Option<Trace>, u32),
     Captured {
         step: CapturedStep,
@@ -99,7 +99,7 @@ impl Captures {
     pub(crate) fn learn(&mut self, kept: KeptStep, epoch: u64) {
         let known = &mut self.known[self.index].1;
         let misses = match known {
-            Known::Traced(Some(_), misses) => *misses + 1,
+            Known::Traced(trace, misses) => *misses + u32::from(trace.is_some()),
             Known::Captured { .. } => {
                 tracing::debug!("the forward pass was called again, and compared with the captured step");
                 0
@@ -125,9 +125,10 @@ impl Captures {
                 }
                 Known::Traced(Some(trace), misses)
             }
+            // What disturbs one may not disturb the next.
             KeptStep::Refused(reason) => {
-                tracing::debug!(reason, "steps are not captured");
-                Known::Never
+                tracing::debug!(reason, "step not captured");
+                if misses >= PATIENCE { Known::Never } else { Known::Traced(None, misses + 1) }
             }
         };
     }

@@ -172,6 +172,21 @@ fn inputs_must_be_there() {
     assert!(device.replay(&capture, &[slice(&input)]).unwrap(), "it is still there");
 }
 
+/// What another thread records would be run again with it.
+#[test]
+fn work_of_other_threads_in_between_is_never_kept() {
+    let device = Device::isolated_cpu();
+    let weight = upload_words(&device, &[0.5f32; 100]);
+    let input = upload_words(&device, &[1.0f32; 100]);
+    let (Kept::Trace(trace), _) = step(&device, &input, &weight, None) else { panic!("nothing") };
+    let start = device.begin_capture().unwrap();
+    std::thread::scope(|scope| scope.spawn(|| drop(add(&weight, &weight))).join().unwrap());
+    let result = add(&add(&input, &weight), &input);
+    let kept = device.end_capture(start, &[slice(&input)], vec![result.region()], Some(&trace)).unwrap();
+    assert!(matches!(kept, Kept::Refused("another thread recorded work in between")), "{kept:?}");
+    assert!(matches!(step(&device, &input, &weight, Some(&trace)).0, Kept::Capture(_)), "the next one is alone");
+}
+
 /// A kernel of the program's own without a shader cannot be compared.
 #[test]
 fn a_kernel_without_a_shader_is_never_kept() {

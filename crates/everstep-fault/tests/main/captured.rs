@@ -9,7 +9,7 @@ use everstep_nn::{BatchNorm1d, Dropout, Linear, Module};
 use everstep_optim::{AdamW, Rule, Schedule};
 use everstep_tensor::{Device, Generator, Tensor};
 
-use crate::guard::{on_each_device, words};
+use crate::guard::words;
 
 #[derive(Module)]
 #[module(crate = everstep_nn)]
@@ -31,6 +31,14 @@ impl Model {
     fn loss(&self, batch: &Batch) -> Result<Tensor, Error> {
         let hidden = self.norm.forward(&self.hidden.forward(&batch.x)?)?.relu()?;
         Ok(self.output.forward(&self.dropout.forward(&hidden)?)?.cross_entropy(&batch.y)?)
+    }
+}
+
+/// On devices of their own: what other tests record on a shared one would come in between.
+fn on_each_device(test: impl Fn(&Device)) {
+    test(&Device::isolated_cpu());
+    if everstep_testing::gpu().is_some() {
+        test(&Device::isolated_gpu("").unwrap());
     }
 }
 
