@@ -16,7 +16,6 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use everstep::fault;
 use everstep::prelude::*;
 
 use crate::workloads::{Always, Training, Workload};

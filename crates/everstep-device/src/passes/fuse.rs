@@ -15,6 +15,9 @@ const MAX_OPERANDS: usize = 8;
 /// Instructions of a group: a shader's registers are few.
 const MAX_INSTRUCTIONS: usize = 48;
 
+/// A part of a buffer, and where in it each element lies.
+type Operand = (Slice, Layout);
+
 /// Chains that may grow at a time; the oldest makes room.
 const MAX_OPEN: usize = 16;
 
@@ -22,8 +25,8 @@ const MAX_OPEN: usize = 16;
 struct Group {
     members: Vec<usize>,
     // What it reads from elsewhere, each place once, and what it writes.
-    inputs: Vec<(Slice, Layout)>,
-    outputs: Vec<(Slice, Layout)>,
+    inputs: Vec<Operand>,
+    outputs: Vec<Operand>,
     instructions: usize,
 }
 
@@ -62,7 +65,7 @@ impl Group {
         }
         // What the chain has written is read as it was written, or not at all.
         let clashes = |slice: &Slice| self.outputs.iter().any(|(output, _)| output.buffer == slice.buffer);
-        let same = |input: &(Slice, Layout)| self.outputs.contains(input) || !clashes(&input.0);
+        let same = |input: &Operand| self.outputs.contains(input) || !clashes(&input.0);
         let apart =
             |slice: &Slice| !clashes(slice) && self.inputs.iter().all(|(input, _)| input.buffer != slice.buffer);
         if !places(&command.inputs, &kernel.inputs).all(|input| same(&input)) || !command.outputs.iter().all(apart) {
@@ -70,8 +73,7 @@ impl Group {
         }
         let mut grown = Self { members: vec![], inputs: self.inputs.clone(), outputs: self.outputs.clone(), ..*self };
         grown.push(index, command, kernel);
-        let aliased =
-            |(input, _): &(Slice, Layout)| grown.outputs.iter().any(|(output, _)| output.buffer == input.buffer);
+        let aliased = |(input, _): &Operand| grown.outputs.iter().any(|(output, _)| output.buffer == input.buffer);
         grown.inputs.len() + grown.outputs.len() <= MAX_OPERANDS
             && grown.instructions <= MAX_INSTRUCTIONS
             && !grown.inputs.iter().any(aliased)
@@ -85,7 +87,7 @@ impl Group {
     }
 }
 
-fn places<'a>(slices: &'a [Slice], layouts: &'a [Layout]) -> impl Iterator<Item = (Slice, Layout)> + 'a {
+fn places<'a>(slices: &'a [Slice], layouts: &'a [Layout]) -> impl Iterator<Item = Operand> + 'a {
     slices.iter().copied().zip(layouts.iter().copied())
 }
 
@@ -158,9 +160,9 @@ pub fn fuse(commands: &mut Vec<Command>, fences: &[usize], dead: &HashSet<Buffer
 fn join(commands: &[Command], group: &Group, wanted: impl Fn(&Slice) -> bool) -> Option<Command> {
     let mut joined = Joined::default();
     // Where each of the chain's values is, by the operand that holds it.
-    let mut values: HashMap<(Slice, Layout), usize> = HashMap::new();
+    let mut values: HashMap<Operand, usize> = HashMap::new();
     let mut scalars = Vec::new();
-    let (mut inputs, mut outputs): (Vec<(Slice, Layout)>, Vec<(Slice, Layout)>) = (Vec::new(), Vec::new());
+    let (mut inputs, mut outputs): (Vec<Operand>, Vec<Operand>) = (Vec::new(), Vec::new());
     for &member in &group.members {
         let (command, kernel) = (&commands[member], pointwise(&commands[member])?);
         let mut arguments = Vec::with_capacity(command.inputs.len());
@@ -187,8 +189,8 @@ fn join(commands: &[Command], group: &Group, wanted: impl Fn(&Slice) -> bool) ->
     let last = commands.get(*group.members.last()?)?;
     let (program, used): (Program, Vec<usize>) = joined.finish(&results)?;
     let inputs: Vec<_> = used.into_iter().map(|input| inputs[input]).collect();
-    let layouts = |operands: &[(Slice, Layout)]| operands.iter().map(|(_, layout)| *layout).collect();
-    let slices = |operands: &[(Slice, Layout)]| operands.iter().map(|(slice, _)| *slice).collect();
+    let layouts = |operands: &[Operand]| operands.iter().map(|(_, layout)| *layout).collect();
+    let slices = |operands: &[Operand]| operands.iter().map(|(slice, _)| *slice).collect();
     let shape = pointwise(last)?.shape;
     let (program, inputs_of, outputs_of) = (Arc::new(program), layouts(&inputs), layouts(&outputs));
     let kernel = Pointwise { program, shape, inputs: inputs_of, outputs: outputs_of, scalars };
