@@ -105,7 +105,9 @@ pub trait Kernel: Any + Debug + Send + Sync {
     /// Runs it on the CPU. It may not use the device that runs it.
     fn run(&self, args: &mut Args<'_>);
 
-    /// How to run it on a GPU; `None` where there is nothing to do (an empty output).
+    /// How to run it on a GPU; `None` where there is nothing to do (an empty output). Kernels of equal names and equal dispatches
+    /// are the same work, on the CPU too: that is how a recording is known again ([`crate::capture`]). A step with a kernel that
+    /// has no shader is never captured.
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch>;
 }
 

@@ -33,7 +33,7 @@ use table::Row;
 use crate::passes::PlannedCommand;
 use crate::{Device, DeviceInfo, DeviceKind, Work};
 
-/// Events that a trace holds at most: about 50 MiB of memory, and 150 MiB of file.
+/// Events that a trace holds at most: about 80 MiB of file.
 pub const MAX_EVENTS: usize = 1 << 19;
 /// The variable that names the file.
 const VARIABLE: &str = "EVERSTEP_PROFILE";
