@@ -266,8 +266,15 @@ impl Device {
             return Ok(Kept::Trace(trace));
         }
         let captured = request.captured(plan, &trace, |slice| engine.allocator.place(slice));
-        let id = engine.keep(captured)?;
-        Ok(Kept::Capture(Capture { id, device: self.clone(), trace, _outputs: outputs }))
+        match engine.keep(captured) {
+            Ok(id) => Ok(Kept::Capture(Capture { id, device: self.clone(), trace, _outputs: outputs })),
+            Err(error @ Error::DeviceLost { .. }) => Err(error),
+            // The work has been done: an error would say that it has not.
+            Err(error) => {
+                tracing::debug!(%error, "a recording is not kept");
+                Ok(Kept::Refused("the device has no room to keep it"))
+            }
+        }
     }
 
     /// Runs a kept recording on other inputs of the same sizes. `false` where it is no longer there, and nothing was done: the
@@ -299,8 +306,9 @@ impl Engine {
         self.allocator.share(&captured.plan.temporaries);
         let id = self.next_capture;
         self.next_capture += 1;
-        self.executor.keep(id, &captured.plan)?;
+        let outcome = self.executor.keep(id, &captured.plan);
         self.captures.insert(id, captured);
+        outcome.inspect_err(|_| self.drop_capture(id))?;
         Ok(id)
     }
 
