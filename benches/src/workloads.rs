@@ -8,6 +8,7 @@ use std::rc::Rc;
 use everstep::device::{Command, Work as CommandWork};
 use everstep::fault;
 use everstep::nn::transformer::{Gpt, GptConfig};
+use everstep::optim::{CapturedStep, KeptStep};
 use everstep::prelude::*;
 
 use crate::models::{Cnn, Mlp};
@@ -160,6 +161,27 @@ impl Training {
         // Waits for the step: the record is the last that it writes.
         self.optimizer.finish()?;
         Ok(())
+    }
+
+    /// The step as it is captured, from a few recorded ones; `None` where it cannot be.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn capture(&mut self) -> everstep::Result<Option<CapturedStep>> {
+        let (mut captured, mut trace) = (None, None);
+        for _ in 0..4 {
+            let start = self.optimizer.begin_step()?;
+            let loss = (self.loss)()?;
+            loss.backward()?;
+            match self.optimizer.end_step(start, &loss, &[], trace.as_ref())? {
+                KeptStep::Captured(step) => captured = Some(step),
+                KeptStep::Trace(new) => trace = Some(new),
+                KeptStep::Refused(_) => {}
+            }
+            self.optimizer.deliver()?;
+            self.optimizer.finish()?;
+        }
+        Ok(captured)
     }
 }
 

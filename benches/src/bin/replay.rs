@@ -6,13 +6,11 @@
 
 #![expect(clippy::print_stdout, reason = "the lines are what it is for")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use clap::Parser;
-use everstep::optim::KeptStep;
 use everstep::prelude::*;
+use everstep_benches::allocations::{self, Counting};
 use everstep_benches::workloads::{self, Training};
 
 /// What captured steps cost the host.
@@ -26,24 +24,9 @@ struct Args {
     /// How often each is run.
     #[arg(long, default_value_t = 50)]
     runs: usize,
-}
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: the system's allocator does the work.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
+    /// Lists who makes the allocations of one more run, function by function.
+    #[arg(long)]
+    owners: bool,
 }
 
 #[global_allocator]
@@ -55,35 +38,26 @@ fn main() -> everstep::Result<()> {
     println!("{device}");
     for workload in workloads::all(false).iter().filter(|w| args.names.is_empty() || args.names.contains(&w.name)) {
         if let Some(training) = workload.training(&device)? {
-            measure(&workload.name, training, args.runs)?;
+            measure(&workload.name, training, &args)?;
         }
     }
     Ok(())
 }
 
-fn measure(name: &str, mut training: Training, runs: usize) -> everstep::Result<()> {
-    let (mut captured, mut trace) = (None, None);
-    for _ in 0..4 {
-        let start = training.optimizer.begin_step()?;
-        let loss = (training.loss)()?;
-        loss.backward()?;
-        match training.optimizer.end_step(start, &loss, &[], trace.as_ref())? {
-            KeptStep::Captured(step) => captured = Some(step),
-            KeptStep::Trace(new) => trace = Some(new),
-            KeptStep::Refused(reason) => println!("{name}: {reason}"),
-        }
-        training.optimizer.deliver()?;
-        training.optimizer.finish()?;
-    }
-    let Some(step) = captured else { return Ok(()) };
+fn measure(name: &str, mut training: Training, args: &Args) -> everstep::Result<()> {
+    let runs = args.runs;
+    let Some(step) = training.capture()? else {
+        println!("{name}: it cannot be captured");
+        return Ok(());
+    };
     let device = training.optimizer.device().clone();
     let (mut times, mut allocations, mut commands) = (Vec::new(), Vec::new(), 0);
     for _ in 0..runs {
-        let (counters, before, begin) = (device.counters(), ALLOCATIONS.load(Relaxed), Instant::now());
+        let (counters, before, begin) = (device.counters(), allocations::count(), Instant::now());
         let is_there = training.optimizer.replay(&step, &[])?;
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         training.optimizer.deliver()?;
-        allocations.push(ALLOCATIONS.load(Relaxed) - before);
+        allocations.push(allocations::count() - before);
         commands = device.counters().commands - counters.commands;
         training.optimizer.finish()?;
         if !is_there {
@@ -98,5 +72,15 @@ fn measure(name: &str, mut training: Training, runs: usize) -> everstep::Result<
         "{name:20} {commands:>4} commands, {time:>10.1} us, {:>8.2} us a command, {allocated} allocations",
         time / commands.max(1) as f64
     );
+    if args.owners {
+        let (outcome, sites) = allocations::by_owner(|| {
+            training.optimizer.replay(&step, &[])?;
+            training.optimizer.deliver()
+        });
+        outcome?;
+        for ((owner, function), count) in sites {
+            println!("{count:>10} {owner}: {function}");
+        }
+    }
     Ok(())
 }

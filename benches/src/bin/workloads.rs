@@ -4,7 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the lines are what it is for")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 use everstep::prelude::*;
@@ -30,12 +30,16 @@ struct Args {
     /// Measures what a guard under the default policy costs, on train steps.
     #[arg(long)]
     guard_overhead: bool,
+    /// Prints how long the first run of one workload takes from the start of the process on, device and model included.
+    #[arg(long, conflicts_with = "guard_overhead")]
+    first_step: bool,
     /// Seconds for each workload, after which `--guard-overhead` no longer narrows its interval.
     #[arg(long, default_value_t = 300, requires = "guard_overhead")]
     budget_s: u64,
 }
 
 fn main() -> overhead::Result<()> {
+    let begin = Instant::now();
     let mut args = Args::parse();
     let device = Device::from_name(&args.device)?;
     let mut list = workloads::all(args.large);
@@ -50,11 +54,18 @@ fn main() -> overhead::Result<()> {
         let message = format!("no workload {name}; there are {}", known.join(", "));
         Args::command().error(clap::error::ErrorKind::InvalidValue, message).exit();
     }
+    if args.first_step && args.names.len() != 1 {
+        let message = "--first-step is of one workload: name it";
+        Args::command().error(clap::error::ErrorKind::WrongNumberOfValues, message).exit();
+    }
     if !args.json {
         println!("{device}");
     }
     for workload in list.iter().filter(|workload| args.names.is_empty() || args.names.contains(&workload.name)) {
-        if args.guard_overhead {
+        if args.first_step {
+            workload.prepare(&device)?()?;
+            println!("{:20} first run {:.0} ms after the start", workload.name, begin.elapsed().as_secs_f64() * 1e3);
+        } else if args.guard_overhead {
             print_overhead(&args, workload, &device)?
         } else {
             print_time(&args, workload, &device)?

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
+use smallvec::SmallVec;
+
 use crate::capture::{Captured, Request, Trace};
 use crate::counters::AtomicCounters;
 use crate::executor::Executor;
@@ -450,7 +452,8 @@ impl Device {
         self.flush_engine(&mut engine, None)?;
         let status = with_status.then(|| self.status());
         let places = slices.iter().copied().chain(status);
-        let places = places.map(|slice| engine.allocator.written_place("read", slice)).collect::<Result<Vec<_>>>()?;
+        let places = places.map(|slice| engine.allocator.written_place("read", slice));
+        let places = places.collect::<Result<SmallVec<[_; 4]>>>()?;
         let clear = places.last().copied().filter(|_| with_status);
         self.before_submission(&mut engine)?;
         let pending = engine.read(&places, clear)?;

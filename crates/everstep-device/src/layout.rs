@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Deref;
 
+use smallvec::SmallVec;
+
 use crate::{Error, Result};
 
 /// The largest rank of a tensor.
@@ -303,7 +305,7 @@ pub(crate) fn collapse(
     dims: &mut [usize; MAX_RANK],
     mut report: impl FnMut(usize, usize, usize),
 ) -> usize {
-    let mut groups: Vec<(usize, usize)> = Vec::with_capacity(MAX_RANK); // (size, innermost axis of the group)
+    let mut groups: SmallVec<[(usize, usize); MAX_RANK]> = SmallVec::new(); // (size, innermost axis of the group)
     for axis in 0..shape.rank {
         let size = shape[axis];
         if size == 1 {

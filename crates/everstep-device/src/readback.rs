@@ -6,11 +6,20 @@ use std::task::{Context, Poll};
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::life::Life;
 use crate::{Device, Error, Result, status};
 
-/// Bytes of the slices asked for, one vector each.
-pub(crate) type Parts = Vec<Vec<u8>>;
+/// Bytes of a slice: those of a step's record need no heap.
+pub(crate) type Bytes = SmallVec<[u8; 64]>;
+
+/// Bytes of the slices asked for.
+pub(crate) type Parts = SmallVec<[Bytes; 2]>;
+
+fn vectors(parts: Parts) -> Vec<Vec<u8>> {
+    parts.into_iter().map(SmallVec::into_vec).collect()
+}
 
 pub(crate) enum Pending {
     Ready(Parts),
@@ -45,6 +54,10 @@ impl Readback {
     /// [`Error::OutOfRange`] where an op met data outside its range since the last read-back; [`Error::DeviceLost`] where the
     /// device was lost since the read-back began.
     pub fn try_take(&mut self) -> Result<Option<Vec<Vec<u8>>>> {
+        Ok(self.try_parts()?.map(vectors))
+    }
+
+    fn try_parts(&mut self) -> Result<Option<Parts>> {
         let Some(pending) = self.pending.take() else { return Ok(None) };
         // What lay on a device that is lost is lost, arrived or not: so every executor loses the same.
         self.life.check()?;
@@ -71,22 +84,38 @@ impl Readback {
     /// As [`Readback::try_take`].
     pub fn wait(self) -> Result<Vec<Vec<u8>>> {
         self.device.count_blocking_read();
-        self.arrive()
+        self.arrive().map(vectors)
     }
 
     /// As [`Readback::wait`], for a host that has run ahead of the device and lets it catch up: counted apart.
     ///
     /// # Errors
     /// As [`Readback::try_take`].
-    pub fn pace(mut self) -> Result<Vec<Vec<u8>>> {
-        if let Some(parts) = self.try_take()? {
+    pub fn pace(self) -> Result<Vec<Vec<u8>>> {
+        self.pace_parts().map(vectors)
+    }
+
+    /// As [`Readback::pace`], for the words of the first slice alone: `words` holds them afterwards, in the memory that it has.
+    ///
+    /// # Errors
+    /// As [`Readback::try_take`].
+    pub fn pace_words(self, words: &mut Vec<u32>) -> Result<()> {
+        let parts = self.pace_parts()?;
+        words.clear();
+        let bytes = parts.first().map_or(&[][..], |bytes| bytes);
+        words.extend(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned::<u32>));
+        Ok(())
+    }
+
+    fn pace_parts(mut self) -> Result<Parts> {
+        if let Some(parts) = self.try_parts()? {
             return Ok(parts);
         }
         self.device.count_paced_read();
         self.arrive()
     }
 
-    fn arrive(mut self) -> Result<Vec<Vec<u8>>> {
+    fn arrive(mut self) -> Result<Parts> {
         let _span = self.device.host_span("wait");
         let pending = self.pending.take().ok_or(TAKEN)?;
         self.life.check()?;

@@ -112,7 +112,7 @@ pub trait Kernel: Any + Debug + Send + Sync {
 }
 
 /// What a kernel sees of memory on the CPU: 32-bit words of each input and each output of its command.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Args<'a> {
     /// The inputs.
     pub inputs: Vec<&'a [u32]>,

@@ -113,6 +113,8 @@ pub struct StepGate {
     // The record of the step judged last.
     record: Option<Tensor>,
     waiting: VecDeque<Readback>,
+    // Of the last record that came in: its memory is used again.
+    words: Vec<u32>,
     attempts: u64,
     // Judgements and restores: what is drawn at random within a step begins anew at each.
     moments: Arc<AtomicU64>,
@@ -144,6 +146,7 @@ impl StepGate {
             options,
             record: None,
             waiting: VecDeque::new(),
+            words: Vec::new(),
             attempts: 0,
             moments: Arc::default(),
             committed: 0,
@@ -436,10 +439,8 @@ impl StepGate {
     fn take(&mut self, leave: usize, records: &mut impl Extend<Record>) -> Result<()> {
         while self.waiting.len() > leave {
             let Some(readback) = self.waiting.pop_front() else { break };
-            let parts = readback.pace()?;
-            let words: Vec<u32> =
-                parts.first().map(|bytes| bytemuck::allocation::pod_collect_to_vec(bytes)).unwrap_or_default();
-            let record = Record::from_words(&words);
+            readback.pace_words(&mut self.words)?;
+            let record = Record::from_words(&self.words);
             self.committed = u64::from(record.committed);
             self.tentative |= record.tentative;
             let [code, value, bound] = record.status;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::math;
 use super::matmul::{Matrix, multiply_here};
 use super::memory::Writer;
+use super::scratch::{self, Scratch};
 use super::simd::simd;
 use crate::gpu_tiles;
 use crate::params::params;
@@ -119,12 +120,11 @@ simd! {
 }
 
 /// What a thread works in.
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    powers: Vec<f32>,
-    result: Vec<f32>,
-    mask: Vec<f32>,
+struct Work {
+    scores: Scratch<f32>,
+    powers: Scratch<f32>,
+    result: Scratch<f32>,
+    mask: Scratch<f32>,
 }
 
 impl Attention {
@@ -139,6 +139,17 @@ impl Attention {
         batch_dims(&self.q).iter().product()
     }
 
+    fn work(&self) -> Work {
+        let (queries, keys, width, value_width) = self.sizes();
+        let rows = QUERIES.min(queries);
+        Work {
+            scores: scratch::take(rows * keys),
+            powers: scratch::take(rows * keys),
+            result: scratch::take(rows * width.max(value_width)),
+            mask: scratch::take(keys),
+        }
+    }
+
     /// The keys that a block of queries before `end` sees.
     fn seen(&self, end: usize) -> usize {
         let keys = self.sizes().1;
@@ -151,39 +162,34 @@ impl Attention {
     }
 
     /// The scaled and masked scores of the queries `first..end` against the keys they see, row after row.
-    fn scores(
-        &self,
-        q: &[f32],
-        k: &[f32],
-        mask: &[f32],
-        index: usize,
-        (first, end): (usize, usize),
-        scratch: &mut Scratch,
-    ) {
+    fn scores(&self, q: &[f32], k: &[f32], mask: &[f32], index: usize, (first, end): (usize, usize), work: &mut Work) {
         let (width, seen) = (self.sizes().2, self.seen(end));
         let rows = end - first;
-        scratch.scores.resize(rows * seen, 0.0);
+        let scores = &mut work.scores[..rows * seen];
         let keys = transposed(rows_of(k, &self.k, index, 0));
         let operands = (rows_of(q, &self.q, index, first), keys);
-        multiply_here((rows, seen, width), operands, (&mut scratch.scores, seen.max(1)), false);
+        multiply_here((rows, seen, width), operands, (&mut *scores, seen.max(1)), false);
         if width == 0 {
-            scratch.scores.fill(0.0);
+            scores.fill(0.0);
         }
-        scratch.mask.resize(seen, 0.0);
-        for (at, scores) in scratch.scores.chunks_exact_mut(seen.max(1)).enumerate() {
+        let added = &mut work.mask[..seen];
+        if self.mask.is_none() {
+            added.fill(0.0);
+        }
+        for (at, scores) in scores.chunks_exact_mut(seen.max(1)).enumerate() {
             if let Some(layout) = &self.mask {
                 let row = rows_of(mask, layout, index, first + at);
-                scratch.mask.iter_mut().enumerate().for_each(|(key, value)| *value = row.values[key * row.column]);
+                added.iter_mut().enumerate().for_each(|(key, value)| *value = row.values[key * row.column]);
             }
-            scale_and_add(scores, self.scale, &scratch.mask);
+            scale_and_add(scores, self.scale, added);
         }
     }
 
     /// The rows of powers times the values, into the result.
-    fn weigh(&self, v: &[f32], index: usize, (first, end): (usize, usize), scratch: &mut Scratch) {
+    fn weigh(&self, v: &[f32], index: usize, (first, end): (usize, usize), work: &mut Work) {
         let (seen, columns, rows) = (self.seen(end), self.sizes().3, end - first);
         let values = rows_of(v, &self.v, index, 0);
-        let Scratch { powers, result, .. } = scratch;
+        let (powers, result) = (&work.powers[..rows * seen], &mut work.result[..rows * columns]);
         // A product of matrices multiplies what a query does not see by 0, which a NaN or an infinity survives.
         let finite = |key: usize| (0..columns).all(|e| values.values[key * values.row + e * values.column].is_finite());
         if !self.causal || (first..seen).all(finite) {
@@ -300,26 +306,28 @@ impl Kernel for Attention {
         let [y, sums] = &mut args.outputs[..] else { return };
         let (y, sums) = (Writer::new(bytemuck::cast_slice_mut(y)), Writer::new(bytemuck::cast_slice_mut(sums)));
         let blocks = queries.div_ceil(QUERIES);
-        (0..self.batches() * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-            let (index, first) = (task / blocks, task % blocks * QUERIES);
-            let end = (first + QUERIES).min(queries);
-            self.scores(q, k, mask, index, (first, end), scratch);
-            let (rows, seen) = (end - first, self.seen(end));
-            // SAFETY: each block of queries is one task's.
-            let sums: &mut [f32] = unsafe { sums.range(index * queries + first, rows) };
-            scratch.powers.resize(rows * seen, 0.0);
-            for (at, sum) in sums.iter_mut().enumerate() {
-                let (scores, powers) = (&scratch.scores[at * seen..], &mut scratch.powers[at * seen..][..seen]);
-                *sum = softmax_row(&scores[..seen], self.visible(first + at), powers);
-            }
-            scratch.result.resize(rows * value_width, 0.0);
-            self.weigh(v, index, (first, end), scratch);
-            if seen == 0 {
-                scratch.result.fill(0.0);
-            }
-            // SAFETY: as above.
-            unsafe { store(&y, &self.y, index, first, &scratch.result, value_width) };
-        });
+        (0..self.batches() * blocks).into_par_iter().for_each_init(
+            || self.work(),
+            |work, task| {
+                let (index, first) = (task / blocks, task % blocks * QUERIES);
+                let end = (first + QUERIES).min(queries);
+                self.scores(q, k, mask, index, (first, end), work);
+                let (rows, seen) = (end - first, self.seen(end));
+                // SAFETY: each block of queries is one task's.
+                let sums: &mut [f32] = unsafe { sums.range(index * queries + first, rows) };
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    let (scores, powers) = (&work.scores[at * seen..], &mut work.powers[at * seen..][..seen]);
+                    *sum = softmax_row(&scores[..seen], self.visible(first + at), powers);
+                }
+                self.weigh(v, index, (first, end), work);
+                let result = &mut work.result[..rows * value_width];
+                if seen == 0 {
+                    result.fill(0.0);
+                }
+                // SAFETY: as above.
+                unsafe { store(&y, &self.y, index, first, result, value_width) };
+            },
+        );
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
@@ -386,33 +394,33 @@ impl AttentionBackward {
         o: &Operands<'_>,
         index: usize,
         target: &Writer<'_, f32>,
-        scratch: &mut Scratch,
-        keys_sum: &mut [Vec<f32>; 2],
+        work: &mut Work,
+        [dk, dv]: [&mut [f32]; 2],
     ) {
         let f = &self.forward;
-        let (queries, keys, width, value_width) = f.sizes();
-        let [dk, dv] = keys_sum;
-        dk.clear();
-        dk.resize(keys * width, 0.0);
-        dv.clear();
-        dv.resize(keys * value_width, 0.0);
+        let (queries, _, width, value_width) = f.sizes();
+        dk.fill(0.0);
+        dv.fill(0.0);
         for first in (0..queries).step_by(QUERIES) {
             let end = (first + QUERIES).min(queries);
             let (rows, seen) = (end - first, f.seen(end));
-            f.scores(o.q, o.k, o.mask, index, (first, end), scratch);
-            scratch.powers.resize(rows * seen, 0.0);
-            for (at, powers) in scratch.powers.chunks_exact_mut(seen.max(1)).enumerate().take(rows) {
+            f.scores(o.q, o.k, o.mask, index, (first, end), work);
+            let (scores, powers) = (&mut work.scores[..rows * seen], &mut work.powers[..rows * seen]);
+            for (at, powers) in powers.chunks_exact_mut(seen.max(1)).enumerate() {
                 let visible = f.visible(first + at);
-                let scores = &scratch.scores[at * seen..][..visible];
-                math::exp_sum(scores, o.sums[index * queries + first + at], &mut powers[..visible]);
+                math::exp_sum(
+                    &scores[at * seen..][..visible],
+                    o.sums[index * queries + first + at],
+                    &mut powers[..visible],
+                );
                 powers[visible..].fill(0.0);
             }
             let gradient = rows_of(o.g, &self.g, index, first);
-            let powers = dense(&scratch.powers, seen);
-            multiply_here((seen, value_width, rows), (transposed(powers), gradient), (dv, value_width.max(1)), true);
+            let weights = transposed(dense(powers, seen));
+            multiply_here((seen, value_width, rows), (weights, gradient), (&mut *dv, value_width.max(1)), true);
             // The scores are done with: the gradients of the probabilities take their place.
             let values = transposed(rows_of(o.v, &f.v, index, 0));
-            multiply_here((rows, seen, value_width), (gradient, values), (&mut scratch.scores, seen.max(1)), false);
+            multiply_here((rows, seen, value_width), (gradient, values), (&mut *scores, seen.max(1)), false);
             let y = rows_of(o.y, &f.y, index, first);
             for at in 0..rows {
                 let term = |e: usize| {
@@ -420,23 +428,19 @@ impl AttentionBackward {
                 };
                 let delta: f32 = (0..value_width).map(term).sum();
                 let row = at * seen..(at + 1) * seen;
-                score_gradient(&scratch.powers[row.clone()], &mut scratch.scores[row], delta, f.scale);
+                score_gradient(&powers[row.clone()], &mut scores[row], delta, f.scale);
             }
-            let slopes = dense(&scratch.scores, seen);
+            let slopes = dense(scores, seen);
             let operands = (transposed(slopes), rows_of(o.q, &f.q, index, first));
-            multiply_here((seen, width, rows), operands, (dk, width.max(1)), true);
-            scratch.result.resize(rows * width, 0.0);
-            multiply_here(
-                (rows, width, seen),
-                (slopes, rows_of(o.k, &f.k, index, 0)),
-                (&mut scratch.result, width.max(1)),
-                false,
-            );
+            multiply_here((seen, width, rows), operands, (&mut *dk, width.max(1)), true);
+            let result = &mut work.result[..rows * width];
+            let keys = rows_of(o.k, &f.k, index, 0);
+            multiply_here((rows, width, seen), (slopes, keys), (&mut *result, width.max(1)), false);
             if seen == 0 {
-                scratch.result.fill(0.0);
+                result.fill(0.0);
             }
             // SAFETY: each matrix of the batch is one task's.
-            unsafe { store(target, &self.dq, index, first, &scratch.result, width) };
+            unsafe { store(target, &self.dq, index, first, result, width) };
         }
         // SAFETY: as above.
         unsafe {
@@ -486,9 +490,10 @@ impl Kernel for AttentionBackward {
             g: input(6),
         };
         let target = Writer::new(bytemuck::cast_slice_mut(&mut *args.outputs[0]));
-        let scratch = || (Scratch::default(), [Vec::new(), Vec::new()]);
-        (0..self.forward.batches()).into_par_iter().for_each_init(scratch, |(scratch, keys), index| {
-            self.matrix(&operands, index, &target, scratch, keys);
+        let (_, keys, width, value_width) = self.forward.sizes();
+        let work = || (self.forward.work(), scratch::take(keys * width), scratch::take(keys * value_width));
+        (0..self.forward.batches()).into_par_iter().for_each_init(work, |(work, dk, dv), index| {
+            self.matrix(&operands, index, &target, work, [dk, dv]);
         });
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::conv_direct::{After, Direct};
-use super::conv_lower::{band_size, block_of, blocks, unfold, with_scratch};
+use super::conv_lower::{band_size, block_of, unfold, with_scratch};
 use super::matmul::{Matrix, activate, multiply_unpacked};
 use super::memory::Writer;
 use super::simd::simd;
@@ -257,11 +257,12 @@ impl Kernel for Conv {
         }
         let y = Writer::new(y);
         let size = block_of(g.positions());
-        let ranges: Vec<_> = blocks(0..g.positions(), size).collect();
-        let tasks = g.batch * g.groups * ranges.len();
+        let (positions, parts) = (g.positions(), g.positions().div_ceil(size));
+        let tasks = g.batch * g.groups * parts;
         let least = SMALL / (size * g.outputs * g.depth()).max(1);
         (0..tasks).into_par_iter().with_min_len(least.max(1)).for_each(|task| {
-            self.block(task / ranges.len(), ranges[task % ranges.len()].clone(), inputs, &y);
+            let start = task % parts * size;
+            self.block(task / parts, start..(start + size).min(positions), inputs, &y);
         });
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use smallvec::SmallVec;
 
 use super::conv::{ConvGeometry, ConvParams, SMALL};
 use super::conv_direct::{After, Direct, DirectWeight};
@@ -17,7 +18,7 @@ use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 const ROWS: usize = 320;
 
 /// The pieces that the channels of x in a group are cut into.
-fn channel_blocks(g: &ConvGeometry) -> Vec<Range<usize>> {
+fn channel_blocks(g: &ConvGeometry) -> SmallVec<[Range<usize>; 16]> {
     blocks(0..g.channels, (ROWS / g.taps().max(1)).max(1)).collect()
 }
 

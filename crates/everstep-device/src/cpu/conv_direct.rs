@@ -15,6 +15,7 @@ use super::conv_lower::{copy_run, even, with_scratch};
 use super::matmul::{Matrix, activate};
 use super::memory::Writer;
 use super::product::interleave;
+use super::scratch::{self, Scratch};
 use super::simd::{Level, level, simd};
 use super::tile::{self, COLUMNS, Finish, LANES, Places, ROWS, Tile};
 use crate::functions::Activation;
@@ -112,9 +113,9 @@ impl Direct {
 
     /// The weights of all groups in the order in which tiles read them: blocks of sources, in them panels of results, in them
     /// steps.
-    fn weights(&self, weight: &[f32]) -> Vec<f32> {
+    fn weights(&self, weight: &[f32]) -> Scratch<f32> {
         let (taps, size) = (self.taps(), self.sources * self.results * self.taps());
-        let mut packed = vec![0.0; self.groups * size];
+        let mut packed = scratch::take(self.groups * size);
         for (group, packed) in packed.chunks_exact_mut(size).enumerate() {
             let weight = &weight[group * size..(group + 1) * size];
             let (result, source) =
@@ -141,13 +142,13 @@ impl Direct {
     }
 
     /// Where each step of a block of sources finds the right operand, in a band whose channels are `plane` elements.
-    fn places(&self, sources: usize, plane: usize) -> Vec<usize> {
+    fn places(&self, sources: usize, plane: usize) -> Scratch<usize> {
         let place = |step: usize| {
             let (source, tap) = (step / self.taps(), step % self.taps());
             let (row, column) = (tap / self.kernel[1] * self.dilation[0], tap % self.kernel[1] * self.dilation[1]);
             source * plane + row * self.pitch() + column
         };
-        (0..sources * self.taps()).map(place).collect()
+        scratch::filled((0..sources * self.taps()).map(place))
     }
 
     /// Rows of results that a task computes.
@@ -323,11 +324,10 @@ simd! {
 
 /// The gradient of a weight from tiles: the taps of a channel are the rows, up to 48 outputs the columns, and the steps are the
 /// positions.
-#[derive(Clone, Debug)]
 pub(super) struct DirectWeight {
     geometry: ConvGeometry,
     /// Where the taps of a channel lie, from a position on.
-    places: Vec<usize>,
+    places: Scratch<usize>,
 }
 
 /// Positions of a block: with 32 outputs, 28 KiB.
@@ -340,7 +340,7 @@ impl DirectWeight {
         }
         let pitch = g.input[1] + 2 * g.padding[1];
         let place = |tap: usize| tap / g.kernel[1] * g.dilation[0] * pitch + tap % g.kernel[1] * g.dilation[1];
-        Some(Self { geometry: *g, places: (0..g.taps()).map(place).collect() })
+        Some(Self { geometry: *g, places: scratch::filled((0..g.taps()).map(place)) })
     }
 
     /// Outputs whose sums a tile has.

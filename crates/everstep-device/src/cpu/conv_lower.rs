@@ -1,9 +1,9 @@
 //! Convolution as matrix products: images unfolded into columns, a block of positions at a time, and columns folded back.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use super::conv::ConvGeometry;
+use super::scratch;
 use super::simd::simd;
 
 /// Positions of a block of columns: as many rows of a product's left operand as `gemm` multiplies without first copying
@@ -31,19 +31,14 @@ pub(super) fn even(count: usize, most: usize) -> impl Iterator<Item = Range<usiz
     (0..parts).map(move |part| part * count / parts..(part + 1) * count / parts)
 }
 
-/// Calls `work` with buffers of these sizes, whatever they hold. A thread keeps them for the next call.
+/// Calls `work` with buffers of these sizes, whatever they hold.
 pub(super) fn with_scratch(sizes: [usize; 3], work: impl FnOnce([&mut [f32]; 3])) {
-    thread_local!(static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
     // Whole cache lines, so that each begins at one where the first does.
     let rounded = sizes.map(|size| size.next_multiple_of(LANES));
-    let mut values = SCRATCH.take();
-    if values.len() < rounded.iter().sum() {
-        values.resize(rounded.iter().sum(), 0.0);
-    }
+    let mut values = scratch::take(rounded.iter().sum());
     let (first, rest) = values.split_at_mut(rounded[0]);
     let (second, rest) = rest.split_at_mut(rounded[1]);
     work([&mut first[..sizes[0]], &mut second[..sizes[1]], &mut rest[..sizes[2]]]);
-    SCRATCH.set(values);
 }
 
 /// Stretches of a block's positions, each in one row of outputs: where it begins in the block, its row and first column

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::math;
+use super::scratch;
 use super::softmax::scale;
 use crate::params::params;
 use crate::status::{self, Code};
@@ -48,7 +49,7 @@ impl Kernel for CrossEntropy {
         }
         let outputs = loss.par_iter_mut().zip(sums.par_chunks_exact_mut(2)).with_min_len(ROWS);
         outputs.zip(logits.par_chunks(classes.max(1))).enumerate().for_each_init(
-            || vec![0.0; classes],
+            || scratch::take(classes),
             |scratch, (row, ((loss, sums), logits))| {
                 let largest = math::max(logits);
                 let total = math::exp_sum(logits, largest, scratch);

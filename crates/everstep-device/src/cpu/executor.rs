@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::memory::Memory;
+use super::memory::{Memory, Operands};
+use super::scratch::{self, Scratch};
 use super::simd;
 use crate::device::Noting;
 use crate::life::Life;
 use crate::passes::{MemoryId, Place, Plan, PlannedCommand};
+use crate::readback::{Bytes, Parts};
 use crate::{Args, Error, Result, Work};
 
 /// The threads of the CPU engine: one pool per process, apart from rayon's global one. A kernel's thread that waits
@@ -45,13 +47,15 @@ pub(crate) fn threads() -> usize {
 #[derive(Debug)]
 pub(crate) struct CpuExecutor {
     memory: Vec<Option<Memory>>,
+    // Of the last command: its vectors are used again.
+    args: Args<'static>,
     life: Arc<Life>,
     limit: usize,
 }
 
 impl CpuExecutor {
     pub(crate) fn new(life: Arc<Life>) -> Self {
-        Self { memory: Vec::new(), life, limit: memory_limit() }
+        Self { memory: Vec::new(), args: Args::default(), life, limit: memory_limit() }
     }
 
     /// Gives all memory back.
@@ -83,13 +87,14 @@ impl CpuExecutor {
     }
 
     pub(crate) fn run(&mut self, plan: &Plan, profile: Noting<'_>) -> Result<()> {
+        let mut args = std::mem::take(&mut self.args);
+        let this = &*self;
+        let mut command = |command: &PlannedCommand| this.command(command, &mut args);
         let run = || match profile {
-            None => plan.commands.iter().try_for_each(|command| self.command(command)),
-            Some(profile) => {
-                plan.commands.iter().try_for_each(|command| profile.command(command, || self.command(command)))
-            }
+            None => plan.commands.iter().try_for_each(command),
+            Some(profile) => plan.commands.iter().try_for_each(|each| profile.command(each, || command(each))),
         };
-        match pool() {
+        let outcome = match pool() {
             None => run(),
             // A caller on some rayon worker would run other tasks of its pool while it waits, and one of those could
             // ask for the device that this call holds. A thread that only waits cannot.
@@ -106,22 +111,27 @@ impl CpuExecutor {
                 outcome.map_err(failed)?.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
             Some(pool) => pool.install(run),
-        }
+        };
+        self.args = args;
+        outcome
     }
 
-    fn command(&self, command: &PlannedCommand) -> Result<()> {
+    fn command(&self, command: &PlannedCommand, storage: &mut Args<'static>) -> Result<()> {
         self.life.check()?;
         let lost = || Error::Unwritten { op: command.op };
         let words = |place: &Place| self.words(place).ok_or_else(lost);
         // An input that overlaps an output is read from a copy: kernels may assume that they are apart.
-        let mut copies: Vec<Vec<u32>> = Vec::new();
+        let mut copies: Operands<Scratch<u32>> = Operands::new();
         for input in command.inputs.iter().filter(|i| command.outputs.iter().any(|o| overlap(i, o))) {
             let (pointer, count) = words(input)?;
             // SAFETY: within the memory, and nothing writes it during this copy.
-            copies.push(unsafe { std::slice::from_raw_parts(pointer, count) }.to_vec());
+            let words = unsafe { std::slice::from_raw_parts(pointer, count) };
+            let mut copy = scratch::take(count);
+            copy.copy_from_slice(words);
+            copies.push(copy);
         }
         let mut copied = copies.iter();
-        let mut args = Args { inputs: Vec::with_capacity(4), outputs: Vec::with_capacity(4) };
+        let mut args = emptied(std::mem::take(storage));
         for input in &command.inputs {
             let aliased = command.outputs.iter().any(|output| overlap(input, output));
             let (pointer, count) = words(input)?;
@@ -148,6 +158,7 @@ impl CpuExecutor {
             }
             Work::Copy => copy(args.outputs[0], args.inputs[0]),
         }
+        *storage = emptied(args);
         Ok(())
     }
 
@@ -160,9 +171,9 @@ impl CpuExecutor {
     }
 
     /// The bytes of `places`; `clear` is zeroed behind them.
-    pub(crate) fn read(&mut self, places: &[Place], clear: Option<Place>) -> Vec<Vec<u8>> {
+    pub(crate) fn read(&mut self, places: &[Place], clear: Option<Place>) -> Parts {
         let bytes = |place: &Place| {
-            let Some((pointer, count)) = self.words(place) else { return Vec::new() };
+            let Some((pointer, count)) = self.words(place) else { return Bytes::new() };
             // SAFETY: within the memory, and `&self` means that nothing runs.
             let words = unsafe { std::slice::from_raw_parts(pointer, count) };
             bytes_of(&bytemuck::cast_slice(words)[..place.bytes])
@@ -176,21 +187,31 @@ impl CpuExecutor {
     }
 }
 
+/// The same vectors without what is in them, which may outlive it. Collecting into the vector that one came from keeps its memory.
+fn emptied<'a>(mut args: Args<'_>) -> Args<'a> {
+    args.inputs.clear();
+    args.outputs.clear();
+    Args {
+        inputs: args.inputs.into_iter().map(|_| &[][..]).collect(),
+        outputs: args.outputs.into_iter().map(|_| &mut [][..]).collect(),
+    }
+}
+
 /// Words that a thread copies at a time: so many that handing them out costs little beside it.
 const COPY_BLOCK: usize = 64 * 1024;
 
 /// A copy of bytes: of many on all threads, as of a state that is saved. New memory costs more than the copy, page by page, and
 /// that is shared, too.
-fn bytes_of(bytes: &[u8]) -> Vec<u8> {
+fn bytes_of(bytes: &[u8]) -> Bytes {
     match pool() {
         // A caller on some rayon worker would run other tasks while it waits.
         Some(pool) if bytes.len() > 16 * COPY_BLOCK && rayon::current_thread_index().is_none() => {
             let mut copy = vec![0; bytes.len()];
             let blocks = copy.par_chunks_mut(4 * COPY_BLOCK).zip(bytes.par_chunks(4 * COPY_BLOCK));
             pool.install(|| blocks.for_each(|(to, from)| to.copy_from_slice(from)));
-            copy
+            Bytes::from_vec(copy)
         }
-        _ => bytes.to_vec(),
+        _ => Bytes::from_slice(bytes),
     }
 }
 

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::math;
+use super::scratch;
 use super::simd::simd;
 use crate::gpu_tiles;
 use crate::params::params;
@@ -127,9 +128,9 @@ impl Kernel for LayerNorm {
     fn run(&self, args: &mut Args<'_>) {
         let (rows, columns) = (self.params.rows as usize, self.params.columns as usize);
         let x = &args.input::<f32>(0)[..rows * columns];
-        let ones = vec![1.0f32; if self.weight { 0 } else { columns }];
+        let ones = scratch::filled(std::iter::repeat_n(1.0f32, if self.weight { 0 } else { columns }));
         let weight = if self.weight { &args.input::<f32>(1)[..columns] } else { &ones };
-        let zeros = vec![0.0f32; if self.bias { 0 } else { columns }];
+        let zeros = scratch::zeroed(if self.bias { 0 } else { columns });
         let bias = if self.bias { &args.input::<f32>(2)[..columns] } else { &zeros };
         let [y, statistics] = &mut args.outputs[..] else { return };
         let y: &mut [f32] = &mut bytemuck::cast_slice_mut(y)[..rows * columns];
@@ -188,7 +189,7 @@ impl Kernel for LayerNormBackward {
         let columns = columns.max(1);
         let inputs = x.par_chunks(columns).zip(gradient.par_chunks(columns)).zip(statistics.par_chunks_exact(2));
         dx.par_chunks_mut(columns).with_min_len(ROWS).zip(inputs).for_each_init(
-            || vec![0.0f32; columns],
+            || scratch::take(columns),
             |normal, (dx, ((x, gradient), statistics))| {
                 let (mean, rstd) = (statistics[0], statistics[1]);
                 subtract(x, mean, normal);

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::memory::Writer;
 use super::product::{self, Product};
+use super::scratch;
 use crate::functions::Activation;
 use crate::gpu_tiles::{self, Tiles};
 use crate::params::params;
@@ -172,9 +173,10 @@ impl Matmul {
     /// All matrices of the batch from tiles, with bias and relu.
     fn multiply_tiles(&self, operands: (&[f32], &[f32]), bias: &[f32], c: &mut [f32]) {
         let (m, n, k) = self.sizes();
-        let bias: Option<Vec<f32>> = self.bias.map(|(offset, stride)| {
-            let value = |column: usize| if column < n { bias[offset + column * stride] } else { 0.0 };
-            (0..n.next_multiple_of(product::LANES)).map(value).collect()
+        let bias = self.bias.map(|(offset, stride)| {
+            let mut whole = scratch::zeroed::<f32>(n.next_multiple_of(product::LANES));
+            whole[..n].iter_mut().enumerate().for_each(|(column, value)| *value = bias[offset + column * stride]);
+            whole
         });
         let product = |index| self.product(operands, bias.as_deref(), index);
         if c.len() > m * n && m * n * k <= SMALL {

@@ -4,6 +4,8 @@ use std::alloc::{Layout as Allocation, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use smallvec::SmallVec;
+
 use crate::layout::{MAX_RANK, collapse};
 use crate::{Layout, Shape};
 
@@ -105,11 +107,16 @@ impl<'a, T: Copy> Writer<'a, T> {
     }
 }
 
-/// [`collapse`] into vectors, for any number of layouts: the merged dimensions and each layout's strides over them.
-pub(super) fn collapse_all(shape: &Shape, layouts: &[&Layout]) -> (Vec<usize>, Vec<Vec<usize>>) {
-    let raw: Vec<_> = layouts.iter().map(|layout| layout.raw_strides()).collect();
+/// One value per axis.
+pub(super) type Axes = SmallVec<[usize; MAX_RANK]>;
+/// One value per operand of a command: as many as a GPU binds at once lie on the stack.
+pub(super) type Operands<T> = SmallVec<[T; 8]>;
+
+/// [`collapse`] for any number of layouts: the merged dimensions and each layout's strides over them.
+pub(super) fn collapse_all(shape: &Shape, layouts: &[&Layout]) -> (Axes, Operands<Axes>) {
+    let raw: Operands<_> = layouts.iter().map(|layout| layout.raw_strides()).collect();
     let mut dims = [1; MAX_RANK];
-    let mut strides = vec![[0; MAX_RANK]; layouts.len()];
+    let mut strides: Operands<_> = layouts.iter().map(|_| [0; MAX_RANK]).collect();
     let rank = collapse(shape, &raw, &mut dims, |axis, operand, stride| strides[operand][axis] = stride);
-    (dims[..rank].to_vec(), strides.iter().map(|s| s[..rank].to_vec()).collect())
+    (Axes::from_slice(&dims[..rank]), strides.iter().map(|s| Axes::from_slice(&s[..rank])).collect())
 }

@@ -24,6 +24,7 @@ pub(crate) mod power;
 mod product;
 mod reduce;
 mod rmsprop;
+mod scratch;
 mod seal;
 mod settle;
 mod sgd;
@@ -41,6 +42,7 @@ pub use conv_backward::{ConvBackwardInput, ConvBackwardWeight, ConvWeightParams}
 pub use cross_entropy::{CrossEntropy, CrossEntropyBackward, CrossEntropyBackwardParams, CrossEntropyParams};
 pub use cumsum::{Cumsum, CumsumParams};
 pub use dropout::{Dropout, DropoutParams};
+use executor::threads;
 pub(crate) use executor::{CpuExecutor, describe, memory_limit};
 pub use gate::{Gate, GateParams, HEALTH_BLOCK, Health, HealthParams};
 pub use gather::{Gather, IndexParams, Indexing, ScatterAdd};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::memory::{Writer, collapse_all};
+use super::memory::{Axes, Operands, Writer, collapse_all};
+use super::scratch::{self, Scratch};
 use crate::expr::{Access, Find, Instruction, Program};
 use crate::layout::MAX_RANK;
 use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Layout, Shader, Shape};
@@ -34,24 +35,24 @@ pub struct Pointwise {
 
 /// The operands walked with as few dimensions as possible.
 struct Walk {
-    dims: Vec<usize>,
-    strides: Vec<Vec<usize>>,
-    offsets: Vec<usize>,
-    finds: Vec<Find>,
+    dims: Axes,
+    strides: Operands<Axes>,
+    offsets: Operands<usize>,
+    finds: Operands<Find>,
     count: usize,
 }
 
 impl Pointwise {
     fn walk(&self) -> Walk {
-        let layouts: Vec<&Layout> = self.inputs.iter().chain(&self.outputs).collect();
+        let layouts: Operands<&Layout> = self.inputs.iter().chain(&self.outputs).collect();
         let (dims, strides) = collapse_all(&self.shape, &layouts);
         let contiguous = {
-            let mut expected = vec![1; dims.len()];
+            let mut expected = Axes::from_elem(1, dims.len());
             (1..dims.len()).rev().for_each(|axis| expected[axis - 1] = expected[axis] * dims[axis]);
             expected
         };
         let count = self.shape.count();
-        let find = |strides: &Vec<usize>| match () {
+        let find = |strides: &Axes| match () {
             () if strides.iter().all(|&stride| stride == 0) => Find::Single,
             () if *strides == contiguous => Find::Linear,
             () => Find::Strided,
@@ -141,11 +142,6 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The values of one block, one row of scratch per instruction.
-struct Scratch {
-    rows: Vec<Vec<u32>>,
-}
-
 impl Kernel for Pointwise {
     fn name(&self) -> &'static str {
         "pointwise"
@@ -184,24 +180,24 @@ impl Kernel for Pointwise {
 
     fn run(&self, args: &mut Args<'_>) {
         let walk = self.walk();
-        let inputs = args.inputs.clone();
+        let inputs = &args.inputs[..];
         let dtypes = self.program.operands().skip(inputs.len());
         let outputs = args.outputs.iter_mut().zip(&self.outputs).zip(dtypes);
-        let writers: Vec<_> =
+        let writers: Operands<_> =
             outputs.map(|((memory, layout), dtype)| Target::new(memory, dtype, layout.end())).collect();
         let chunks = walk.count.div_ceil(CHUNK);
-        let scratch = || Scratch { rows: vec![Vec::new(); self.program.instructions().len()] };
-        let chunk = |scratch: &mut Scratch, chunk: usize| {
+        let rows = || self.rows();
+        let chunk = |rows: &mut Scratch<u32>, chunk: usize| {
             let end = ((chunk + 1) * CHUNK).min(walk.count);
             for start in (chunk * CHUNK..end).step_by(BLOCK) {
-                self.block(&walk, scratch, &inputs, &writers, start, BLOCK.min(end - start));
+                self.block(&walk, rows, inputs, &writers, start, BLOCK.min(end - start));
             }
         };
         if chunks <= 1 {
-            let mut scratch = scratch();
-            (0..chunks).for_each(|index| chunk(&mut scratch, index));
+            let mut rows = rows();
+            (0..chunks).for_each(|index| chunk(&mut rows, index));
         } else {
-            (0..chunks).into_par_iter().for_each_init(scratch, chunk);
+            (0..chunks).into_par_iter().for_each_init(rows, chunk);
         }
     }
 
@@ -220,7 +216,7 @@ impl Kernel for Pointwise {
         if self.program.is_joined() {
             params.push(0);
         }
-        let access = Access { rank: walk.dims.len(), operands: walk.finds };
+        let access = Access { rank: walk.dims.len(), operands: walk.finds.to_vec() };
         // A thread writes a whole word: two elements where an output is packed.
         let elements = if self.program.packs_output() { 512 } else { 256 };
         let workgroups = gpu.grid(walk.count.div_ceil(elements));
@@ -230,30 +226,42 @@ impl Kernel for Pointwise {
 }
 
 impl Pointwise {
+    /// The values of one block, a row of [`BLOCK`] per instruction. What is the same everywhere is there already.
+    fn rows(&self) -> Scratch<u32> {
+        let instructions = self.program.instructions();
+        let mut rows = scratch::take(instructions.len() * BLOCK);
+        for (instruction, row) in instructions.iter().zip(rows.chunks_exact_mut(BLOCK)) {
+            match instruction {
+                Instruction::Constant(bits) => row.fill(*bits),
+                Instruction::Scalar(index) => row.fill(self.scalars[*index].to_bits()),
+                Instruction::Input(_) | Instruction::Apply { .. } => {}
+            }
+        }
+        rows
+    }
+
     fn block(
         &self,
         walk: &Walk,
-        scratch: &mut Scratch,
+        rows: &mut [u32],
         inputs: &[&[u32]],
         outputs: &[Target<'_>],
         start: usize,
         length: usize,
     ) {
         for (at, instruction) in self.program.instructions().iter().enumerate() {
-            let mut row = std::mem::take(&mut scratch.rows[at]);
+            // An instruction uses what earlier ones have left.
+            let (before, row) = rows.split_at_mut(at * BLOCK);
+            let row = &mut row[..length];
             match instruction {
                 Instruction::Input(input) if self.in_place(walk, *input) => {}
-                Instruction::Input(input) => {
-                    row.resize(length, 0);
-                    match self.program.inputs()[*input].is_half() {
-                        true => walk.gather(*input, start, bytemuck::cast_slice::<u32, u16>(inputs[*input]), &mut row),
-                        false => walk.gather(*input, start, inputs[*input], &mut row),
-                    }
-                }
-                Instruction::Constant(bits) => fill(&mut row, length, *bits),
-                Instruction::Scalar(index) => fill(&mut row, length, self.scalars[*index].to_bits()),
+                Instruction::Input(input) => match self.program.inputs()[*input].is_half() {
+                    true => walk.gather(*input, start, bytemuck::cast_slice::<u32, u16>(inputs[*input]), row),
+                    false => walk.gather(*input, start, inputs[*input], row),
+                },
+                Instruction::Constant(_) | Instruction::Scalar(_) => {}
                 Instruction::Apply { function, overload, args } => {
-                    let value = |at: &usize| self.value(walk, scratch, inputs, *at, start, length);
+                    let value = |at: &usize| self.value(walk, before, inputs, *at, start, length);
                     let run = function.overloads[*overload].run;
                     if let Some((output, Target::Words(writer))) = self.direct(walk, at).map(|at| (at, &outputs[at])) {
                         let offset = walk.offsets[self.inputs.len() + output] + start;
@@ -261,16 +269,14 @@ impl Pointwise {
                         let target = unsafe { writer.range(offset, length) };
                         run_on(run, args, value, target);
                     } else {
-                        row.resize(length, 0);
-                        run_on(run, args, value, &mut row);
+                        run_on(run, args, value, row);
                     }
                 }
             }
-            scratch.rows[at] = row;
         }
         for (output, &at) in self.program.outputs().iter().enumerate() {
             if self.direct(walk, at) != Some(output) {
-                let value = self.value(walk, scratch, inputs, at, start, length);
+                let value = self.value(walk, rows, inputs, at, start, length);
                 walk.runs(self.inputs.len() + output, start, length, |from, to, run, stride| {
                     // SAFETY: an output's layout maps distinct elements to distinct positions, and blocks are disjoint.
                     unsafe { outputs[output].scatter(to, stride, &value[from..from + run]) };
@@ -300,7 +306,7 @@ impl Pointwise {
     fn value<'a>(
         &self,
         walk: &Walk,
-        scratch: &'a Scratch,
+        rows: &'a [u32],
         inputs: &[&'a [u32]],
         at: usize,
         start: usize,
@@ -311,16 +317,8 @@ impl Pointwise {
                 let from = walk.offsets[*input] + start;
                 &inputs[*input][from..from + length]
             }
-            _ => &scratch.rows[at],
+            _ => &rows[at * BLOCK..][..length],
         }
-    }
-}
-
-/// A row of one value; a row of the right length already holds it, because each instruction has its own.
-fn fill(row: &mut Vec<u32>, length: usize, bits: u32) {
-    if row.len() != length {
-        row.clear();
-        row.resize(length, bits);
     }
 }
 
@@ -329,7 +327,7 @@ fn run_on<'a>(run: fn(&[&[u32]], &mut [u32]), args: &[usize], value: impl Fn(&us
         [a] => run(&[value(a)], target),
         [a, b] => run(&[value(a), value(b)], target),
         [a, b, c] => run(&[value(a), value(b), value(c)], target),
-        more => run(&more.iter().map(value).collect::<Vec<_>>(), target),
+        more => run(&more.iter().map(value).collect::<Operands<_>>(), target),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::scratch::{self, Scratch};
 use super::simd::simd;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -135,12 +136,13 @@ simd! {
 }
 
 /// Places of the windows' first pixels, from the image's corner; they wrap around where those are in the padding.
-fn corners(g: &PoolGeometry) -> Vec<u32> {
+fn corners(g: &PoolGeometry) -> Scratch<u32> {
     let place = |row: usize, column: usize| {
         let row = (row * g.stride[0]).wrapping_sub(g.padding[0]);
         row.wrapping_mul(g.input[1]).wrapping_add(column * g.stride[1]).wrapping_sub(g.padding[1]) as u32
     };
-    (0..g.output[0]).flat_map(|row| (0..g.output[1]).map(move |column| place(row, column))).collect()
+    let width = g.output[1];
+    scratch::filled((0..g.output[0] * width).map(|at| place(at / width, at % width)))
 }
 
 /// The pixels of all windows of a plane under the tap that is so many rows and columns ahead; minus infinity in the
@@ -217,7 +219,7 @@ impl Kernel for MaxPool {
         let corners = corners(g);
         let outputs = outputs.with_min_len(g.least()).zip(x.par_chunks(pixels));
         let quarters = g.is_quarters();
-        let buffer = || vec![0.0; if quarters { 4 * positions } else { positions }];
+        let buffer = || scratch::take(if quarters { 4 * positions } else { positions });
         outputs.for_each_init(buffer, |buffer, ((y, places), x)| match quarters {
             true => max_quarters(g, &corners, x, y, places, buffer),
             false => max_plane(g, &corners, x, y, places, buffer),
@@ -350,7 +352,7 @@ impl Kernel for MaxPoolBackward {
         let inputs = places.par_chunks(positions).zip(dy.par_chunks(positions));
         let planes = dx.par_chunks_mut(pixels).with_min_len(g.least()).zip(inputs);
         if g.is_quarters() {
-            let (corners, buffer) = (corners(g), || vec![0.0; 4 * positions]);
+            let (corners, buffer) = (corners(g), || scratch::take(4 * positions));
             return planes.for_each_init(buffer, |rows, (dx, plane)| spread_quarters(g, &corners, plane, dx, rows));
         }
         planes.for_each(|(dx, (places, dy))| {
@@ -418,7 +420,7 @@ impl AvgPool {
     /// Rows of a window are added up as a whole, so that the work runs along the image's rows.
     fn plane(&self, x: &[f32], y: &mut [f32]) {
         let (g, width) = (&self.0, self.0.input[1]);
-        let mut sums = vec![0.0f32; width];
+        let mut sums = scratch::take(width);
         for (out_row, y) in y.chunks_exact_mut(g.output[1]).enumerate() {
             let rows = g.window(0, out_row);
             sums.fill(0.0);
@@ -464,7 +466,7 @@ pub struct AvgPoolBackward(pub PoolGeometry);
 impl AvgPoolBackward {
     fn plane(&self, dy: &[f32], dx: &mut [f32]) {
         let (g, width) = (&self.0, self.0.input[1]);
-        let mut shares = vec![0.0f32; width];
+        let mut shares = scratch::take(width);
         dx.fill(0.0);
         for (out_row, dy) in dy.chunks_exact(g.output[1]).enumerate() {
             let rows = g.window(0, out_row);

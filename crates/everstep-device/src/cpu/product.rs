@@ -4,13 +4,14 @@
 //! An element is the sum of its blocks' sums in their order, and the blocks follow from K alone: so neither the other sizes nor
 //! the threads show in its bits.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use smallvec::SmallVec;
 
 use super::matmul::Matrix;
 use super::memory::Writer;
+use super::scratch;
 use super::simd::{Level, level};
 pub(super) use super::tile::LANES;
 use super::tile::{self, Apart, COLUMNS, Finish, ROWS, Tile};
@@ -33,23 +34,6 @@ const PACKED: usize = 1 << 22;
 const PIECE: [usize; 2] = [4096, 8192];
 /// Steps that the right operand is fetched ahead.
 const AHEAD: usize = 10;
-
-/// A cache line.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([f32; LANES]);
-
-/// Calls `work` with this many elements, whatever they hold, from the beginning of a cache line on. A thread keeps them for
-/// the next call.
-pub(super) fn with_lines(count: usize, work: impl FnOnce(&mut [f32])) {
-    thread_local!(static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
-    let mut lines = LINES.take();
-    if lines.len() * LANES < count {
-        lines = vec![Line([0.0; LANES]); count.div_ceil(LANES)];
-    }
-    work(&mut bytemuck::cast_slice_mut(&mut lines)[..count]);
-    LINES.set(lines);
-}
 
 /// Whether a product of these sizes is one for tiles. Vectors are not: copying them costs more than multiplying. Nor are large
 /// products, which `gemm` multiplies as fast.
@@ -285,20 +269,19 @@ impl<'a> Product<'a> {
         (a.direct, b.direct) = (a.is_flat(k), b.is_flat(k));
         let size = blocks(k).next().map_or(0, |block| block.len());
         let room = |panels: &Panels<'_>| if panels.direct { 0 } else { panels.elements(size) };
-        with_lines(room(&b) + room(&a), |packed| {
-            let (right, left) = packed.split_at_mut(room(&b));
-            for block in blocks(k) {
-                for (panels, to) in [(&a, &mut *left), (&b, &mut *right)] {
-                    for panel in (0..panels.number()).filter(|_| !panels.direct) {
-                        let start = panels.start(panel, &block, block.start);
-                        panels.copy(panel, block.clone(), &mut to[start..]);
-                    }
+        let mut packed = scratch::take(room(&b) + room(&a));
+        let (right, left) = packed.split_at_mut(room(&b));
+        for block in blocks(k) {
+            for (panels, to) in [(&a, &mut *left), (&b, &mut *right)] {
+                for panel in (0..panels.number()).filter(|_| !panels.direct) {
+                    let start = panels.start(panel, &block, block.start);
+                    panels.copy(panel, block.clone(), &mut to[start..]);
                 }
-                let c = (c.as_mut_ptr(), c_row);
-                // SAFETY: copied above, or flat, checked, and this thread has all of c.
-                unsafe { self.tiles((&a, &b), (0..a.number(), 0..b.number()), (left, right), &[block], c) };
             }
-        });
+            let c = (c.as_mut_ptr(), c_row);
+            // SAFETY: copied above, or flat, checked, and this thread has all of c.
+            unsafe { self.tiles((&a, &b), (0..a.number(), 0..b.number()), (left, right), &[block], c) };
+        }
     }
 
     /// On all threads.
@@ -327,33 +310,32 @@ impl<'a> Product<'a> {
     fn piece(&self, c: &Writer<'_, f32>, start: usize, c_row: usize) {
         let (m, n, k) = self.sizes;
         let (a, b) = self.panels();
-        let ranges: Vec<Range<usize>> = blocks(k).collect();
+        let ranges: SmallVec<[Range<usize>; 32]> = blocks(k).collect();
         let size = ranges[0].len();
         // So many blocks are copied at a time.
         let group = (PACKED / (a.elements(size) + b.elements(size))).clamp(1, ranges.len());
         let steps = (group * size).min(k);
-        with_lines(b.elements(steps) + a.elements(steps), |packed| {
-            let (right, left) = packed.split_at_mut(b.elements(steps));
-            for group in ranges.chunks(group) {
-                copy_panels([(a, &mut *left), (b, &mut *right)], group);
-                let (left, right) = (&*left, &*right);
-                let rows = task_rows(m, b.number()) / ROWS;
-                let bands = a.number().div_ceil(rows);
-                // Panels of columns that follow one another find the band's rows in the cache.
-                let wide = (bands * b.number() / (4 * rayon::current_num_threads())).clamp(1, TASK_PANELS);
-                let strips = b.number().div_ceil(wide);
-                let work = rows * ROWS * (wide * COLUMNS).min(n) * group.len() * size;
-                let tasks = (0..bands * strips).into_par_iter().with_min_len((SMALL / work).max(1));
-                tasks.for_each(|task| {
-                    let (band, strip) = (task / strips * rows, task % strips * wide);
-                    let band = band..(band + rows).min(a.number());
-                    let strip = strip..(strip + wide).min(b.number());
-                    let c = (c.pointer().wrapping_add(start), c_row);
-                    // SAFETY: copied above; tasks are disjoint parts of C, which `check` has seen to lie in it.
-                    unsafe { self.tiles((&a, &b), (band, strip), (left, right), group, c) };
-                });
-            }
-        });
+        let mut packed = scratch::take(b.elements(steps) + a.elements(steps));
+        let (right, left) = packed.split_at_mut(b.elements(steps));
+        for group in ranges.chunks(group) {
+            copy_panels([(a, &mut *left), (b, &mut *right)], group);
+            let (left, right) = (&*left, &*right);
+            let rows = task_rows(m, b.number()) / ROWS;
+            let bands = a.number().div_ceil(rows);
+            // Panels of columns that follow one another find the band's rows in the cache.
+            let wide = (bands * b.number() / (4 * rayon::current_num_threads())).clamp(1, TASK_PANELS);
+            let strips = b.number().div_ceil(wide);
+            let work = rows * ROWS * (wide * COLUMNS).min(n) * group.len() * size;
+            let tasks = (0..bands * strips).into_par_iter().with_min_len((SMALL / work).max(1));
+            tasks.for_each(|task| {
+                let (band, strip) = (task / strips * rows, task % strips * wide);
+                let band = band..(band + rows).min(a.number());
+                let strip = strip..(strip + wide).min(b.number());
+                let c = (c.pointer().wrapping_add(start), c_row);
+                // SAFETY: copied above; tasks are disjoint parts of C, which `check` has seen to lie in it.
+                unsafe { self.tiles((&a, &b), (band, strip), (left, right), group, c) };
+            });
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::math;
-use super::memory::Writer;
+use super::memory::{Axes, Writer};
+use super::scratch;
 use super::simd::simd;
 use crate::layout::MAX_RANK;
 use crate::params::params;
@@ -57,15 +58,15 @@ const COLUMNS: usize = 512;
 
 /// The dimensions of one side, collapsed, and where their elements lie.
 struct Side {
-    dims: Vec<usize>,
-    strides: Vec<usize>,
+    dims: Axes,
+    strides: Axes,
     count: usize,
 }
 
 impl Side {
     fn new(layout: &Layout, axes: std::ops::Range<usize>) -> Self {
         let (shape, strides) = (layout.shape(), layout.strides());
-        let mut side = Self { dims: Vec::new(), strides: Vec::new(), count: 1 };
+        let mut side = Self { dims: Axes::new(), strides: Axes::new(), count: 1 };
         for axis in axes.filter(|&axis| shape[axis] != 1) {
             side.count *= shape[axis];
             match (side.dims.last_mut(), side.strides.last_mut()) {
@@ -204,7 +205,9 @@ impl Reduce {
         if values.len() <= PART {
             return part(values);
         }
-        part(&values.par_chunks(PART).map(part).collect::<Vec<_>>())
+        let mut parts = scratch::take(values.len().div_ceil(PART));
+        parts.par_iter_mut().zip(values.par_chunks(PART)).for_each(|(part_of, values)| *part_of = part(values));
+        part(&parts)
     }
 
     fn combine(&self, a: f32, b: f32) -> f32 {

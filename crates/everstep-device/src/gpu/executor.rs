@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 
+use smallvec::SmallVec;
 use wgpu::{BindGroup, Buffer, BufferUsages, ComputePass};
 
 use super::driver::Driver;
@@ -428,7 +429,7 @@ impl GpuExecutor {
 
     /// Begins to copy places into memory that the host can map, and zeroes `clear` behind them.
     pub(crate) fn read(&mut self, places: &[Place], clear: Option<Place>) -> Result<PendingRead> {
-        let sources: Option<Vec<_>> =
+        let sources: Option<SmallVec<[_; 4]>> =
             places.iter().map(|place| Some((&self.buffer(place)?.buffer, place.offset, place.bytes))).collect();
         let sources = sources.ok_or(Error::Unwritten { op: "read" })?;
         let clear = clear.and_then(|place| Some((&self.buffer(&place)?.buffer, place.offset, place.bytes)));

@@ -4,18 +4,25 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use wgpu::{Buffer, BufferUsages};
 
 use super::driver::Driver;
-use crate::readback::Parts;
+use crate::readback::{Bytes, Parts};
 use crate::{ALIGNMENT, Result};
 
 /// How long a host waits for a driver before it looks whether the device was declared lost meanwhile.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
 
+/// A mappable buffer, and whether it is mapped.
+struct Staging {
+    buffer: Buffer,
+    state: Arc<AtomicU8>,
+}
+
 /// Mappable buffers that wait for the next read-back.
 #[derive(Clone, Default)]
-pub(super) struct StagingPool(Arc<Mutex<Vec<Buffer>>>);
+pub(super) struct StagingPool(Arc<Mutex<Vec<Staging>>>);
 
 /// Buffers the pool keeps: as many as steps can be in flight, with room to spare.
 const POOL: usize = 16;
@@ -27,10 +34,9 @@ const FAILED: u8 = 2;
 /// A read-back under way.
 pub(crate) struct PendingRead {
     driver: Driver,
-    buffer: Option<Buffer>,
+    staging: Option<Staging>,
     // Offset and length of each part in the buffer.
-    parts: Vec<(usize, usize)>,
-    state: Arc<AtomicU8>,
+    parts: SmallVec<[(usize, usize); 4]>,
     // Waiting for this one, and not for whatever was submitted since, lets the host stay ahead of the device.
     submission: wgpu::SubmissionIndex,
     pool: StagingPool,
@@ -44,9 +50,10 @@ pub(super) fn rounded(device: &wgpu::Device, bytes: u64) -> u64 {
 }
 
 impl StagingPool {
-    fn take(&self, driver: &Driver, bytes: u64, resident: impl Fn() -> usize) -> Result<Buffer> {
+    fn take(&self, driver: &Driver, bytes: u64, resident: impl Fn() -> usize) -> Result<Staging> {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fit = pool.iter().position(|buffer| buffer.size() >= bytes && buffer.size() <= bytes * 4);
+        let fits = |staging: &Staging| (bytes..=bytes * 4).contains(&staging.buffer.size());
+        let fit = pool.iter().position(fits);
         if let Some(at) = fit {
             return Ok(pool.swap_remove(at));
         }
@@ -56,15 +63,17 @@ impl StagingPool {
             usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         };
-        driver.allocate((descriptor.size as usize, resident), || driver.device().create_buffer(&descriptor))
+        let create = || driver.device().create_buffer(&descriptor);
+        let buffer = driver.allocate((descriptor.size as usize, resident), create)?;
+        Ok(Staging { buffer, state: Arc::default() })
     }
 
-    fn give_back(&self, buffer: Buffer) {
+    fn give_back(&self, staging: Staging) {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() >= POOL {
             pool.remove(0);
         }
-        pool.push(buffer);
+        pool.push(staging);
     }
 
     pub(super) fn trim(&self) {
@@ -79,45 +88,47 @@ impl StagingPool {
         resident: impl Fn() -> usize,
     ) -> Result<PendingRead> {
         let device = driver.device();
-        let mut parts = Vec::with_capacity(sources.len());
+        let mut parts = SmallVec::new();
         let mut total = 0;
         for (_, _, bytes) in sources {
             parts.push((total, *bytes));
             total += bytes.next_multiple_of(ALIGNMENT);
         }
-        let buffer = self.take(driver, total.max(ALIGNMENT) as u64, resident)?;
+        let staging = self.take(driver, total.max(ALIGNMENT) as u64, resident)?;
+        let buffer = &staging.buffer;
         let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read-back") });
         for ((source, offset, bytes), (at, _)) in sources.iter().zip(&parts).filter(|((_, _, bytes), _)| *bytes > 0) {
             let bytes = (*bytes as u64).next_multiple_of(4);
-            encoder.copy_buffer_to_buffer(source, *offset as u64, &buffer, *at as u64, bytes);
+            encoder.copy_buffer_to_buffer(source, *offset as u64, buffer, *at as u64, bytes);
         }
         if let Some((buffer, offset, bytes)) = clear {
             encoder.clear_buffer(buffer, offset as u64, Some(bytes as u64));
         }
         let submission = queue.submit([encoder.finish()]);
-        let state = Arc::new(AtomicU8::new(WAITING));
-        let done = state.clone();
+        staging.state.store(WAITING, Ordering::Release);
+        let done = staging.state.clone();
         buffer.map_async(wgpu::MapMode::Read, .., move |outcome| {
             done.store(if outcome.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
         });
         let pool = self.clone();
-        Ok(PendingRead { driver: driver.clone(), buffer: Some(buffer), parts, state, submission, pool })
+        Ok(PendingRead { driver: driver.clone(), staging: Some(staging), parts, submission, pool })
     }
 }
 
 impl PendingRead {
     pub(crate) fn try_take(&mut self) -> Result<Option<Parts>> {
         self.driver.poll(wgpu::PollType::Poll)?;
-        match self.state.load(Ordering::Acquire) {
-            WAITING => Ok(None),
-            _ => self.take().map(Some),
-        }
+        if self.is_waiting() { Ok(None) } else { self.take().map(Some) }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.staging.as_ref().is_some_and(|staging| staging.state.load(Ordering::Acquire) == WAITING)
     }
 
     /// Waits, a little at a time: a device that hangs is declared lost by another thread, which nothing else would tell
     /// this one. One that answers is waited for no longer than without.
     pub(crate) fn wait(mut self) -> Result<Parts> {
-        while self.state.load(Ordering::Acquire) == WAITING {
+        while self.is_waiting() {
             let submission_index = Some(self.submission.clone());
             self.driver.poll(wgpu::PollType::Wait { submission_index, timeout: Some(LOOK_AROUND) })?;
         }
@@ -126,12 +137,12 @@ impl PendingRead {
 
     fn take(&mut self) -> Result<Parts> {
         self.driver.check("read")?;
-        let Some(buffer) = self.buffer.take() else { return Err(self.driver.failed("taken twice")) };
-        let mapped = buffer.get_mapped_range(..).map_err(|error| self.driver.failed(&error.to_string()))?;
-        let parts = self.parts.iter().map(|&(at, bytes)| mapped[at..at + bytes].to_vec()).collect();
+        let Some(staging) = self.staging.take() else { return Err(self.driver.failed("taken twice")) };
+        let mapped = staging.buffer.get_mapped_range(..).map_err(|error| self.driver.failed(&error.to_string()))?;
+        let parts = self.parts.iter().map(|&(at, bytes)| Bytes::from_slice(&mapped[at..at + bytes])).collect();
         drop(mapped);
-        buffer.unmap();
-        self.pool.give_back(buffer);
+        staging.buffer.unmap();
+        self.pool.give_back(staging);
         Ok(parts)
     }
 }

@@ -1,0 +1,118 @@
+//! Memory for what kernels compute on the way: given back and used again, so that a captured step allocates none.
+//!
+//! Pieces come in classes of size and belong to no thread: which thread takes which task changes from step to step, and a thread's
+//! own would still grow when every task has long been run. Where a class has none left, it gets as many as all threads
+//! could want at once.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytemuck::Pod;
+
+/// Bytes of the smallest class: a page.
+const SMALLEST: usize = 4096;
+/// Up to here a thread may want several pieces of a class at once.
+const SMALL: usize = 256 << 10;
+/// Past this a piece is for one thread to prepare and all to read: there is one of it.
+const LARGE: usize = 4 << 20;
+
+/// A cache line.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+type Piece = Box<[Line]>;
+
+/// Pieces that nobody has: of [`SMALLEST`] bytes, of twice as many, and so on.
+static FREE: Mutex<[Vec<Piece>; usize::BITS as usize]> = Mutex::new([const { Vec::new() }; usize::BITS as usize]);
+
+fn free() -> MutexGuard<'static, [Vec<Piece>; usize::BITS as usize]> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Elements of a piece of memory, which is given back when this is dropped.
+pub(super) struct Scratch<T> {
+    piece: Piece,
+    class: usize,
+    count: usize,
+    elements: PhantomData<T>,
+}
+
+/// Memory of this many elements, whatever they hold, from the beginning of a cache line on.
+pub(super) fn take<T: Pod>(count: usize) -> Scratch<T> {
+    let bytes = (count * size_of::<T>()).next_power_of_two().max(SMALLEST);
+    let class = (bytes / SMALLEST).trailing_zeros() as usize;
+    let piece = free()[class].pop().unwrap_or_else(|| more(class, bytes));
+    Scratch { piece, class, count, elements: PhantomData }
+}
+
+/// As [`take`], all zero.
+pub(super) fn zeroed<T: Pod>(count: usize) -> Scratch<T> {
+    let mut scratch = take(count);
+    scratch.fill(T::zeroed());
+    scratch
+}
+
+/// Memory that holds these.
+pub(super) fn filled<T: Pod>(values: impl ExactSizeIterator<Item = T>) -> Scratch<T> {
+    let mut scratch = take(values.len());
+    scratch.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+    scratch
+}
+
+/// A new piece, and spare ones.
+fn more(class: usize, bytes: usize) -> Piece {
+    let count = match bytes {
+        ..=SMALL => 4 * super::threads(),
+        ..=LARGE => super::threads(),
+        _ => 1,
+    };
+    let piece = || vec![Line([0; 64]); bytes / 64].into_boxed_slice();
+    let spare: Vec<Piece> = (1..count).map(|_| piece()).collect();
+    let pieces = &mut free()[class];
+    pieces.extend(spare);
+    // So that giving them back does not allocate.
+    pieces.reserve(count);
+    piece()
+}
+
+impl<T: Pod> Deref for Scratch<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.piece)[..self.count]
+    }
+}
+
+impl<T: Pod> DerefMut for Scratch<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.piece)[..self.count]
+    }
+}
+
+impl<T> Drop for Scratch<T> {
+    fn drop(&mut self) {
+        let piece = std::mem::take(&mut self.piece);
+        free()[self.class].push(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_used_again_and_never_twice_at_once() {
+        // A class of its own, which no other test takes from.
+        let count = (1 << 30) / 4 / 64;
+        let (first, second) = (zeroed::<f32>(count), take::<f32>(count));
+        assert_ne!(first.as_ptr(), second.as_ptr());
+        assert!(first.iter().all(|value| *value == 0.0) && first.as_ptr().addr().is_multiple_of(64));
+        let known = [first.as_ptr(), second.as_ptr()];
+        drop((first, second));
+        let again = take::<u32>(count - 1);
+        assert!(known.contains(&again.as_ptr().cast()) && again.len() == count - 1);
+        assert!(take::<f32>(0).is_empty());
+    }
+}
