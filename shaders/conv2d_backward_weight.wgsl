@@ -1,4 +1,4 @@
-// uses: shared/index
+// uses: shared/convolution_weight, shared/index
 
 // The gradient of a convolution's weight, in parts whose sum it is: part i adds up the rows of dy from i * part_rows on,
 // where row b * height + h is row h of image b. A second kernel adds the parts, so that the order of summation is fixed.
@@ -11,62 +11,10 @@
 // Operations: 2 per product; 16 multiply-adds per 8 reads.
 // llvmpipe ends a thread's loops after 65,535 rounds, without a word: the host makes parts small enough.
 
-struct Params {
-    batch: u32,
-    groups: u32,
-    channels: u32, // of x per group
-    outputs: u32, // channels of dy per group
-    input_height: u32,
-    input_width: u32,
-    output_height: u32,
-    output_width: u32,
-    kernel_height: u32,
-    kernel_width: u32,
-    stride_height: u32,
-    stride_width: u32,
-    padding_height: u32,
-    padding_width: u32,
-    dilation_height: u32,
-    dilation_width: u32,
-    parts: u32,
-    part_rows: u32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> dy: array<f32>;
-@group(0) @binding(2) var<storage, read_write> parts: array<f32>;
-@group(1) @binding(0) var<uniform> params: Params;
-
-// A weight's channel of x, and the distance of its tap from the kernel's corner.
-struct Tap {
-    channel: u32,
-    row: u32,
-    column: u32,
-}
-
-fn tap_of(index: u32) -> Tap {
-    let taps = params.kernel_height * params.kernel_width;
-    let known = min(index, params.channels * taps - 1u);
-    let tap = known % taps;
-    return Tap(
-        known / taps,
-        tap / params.kernel_width * params.dilation_height,
-        tap % params.kernel_width * params.dilation_width,
-    );
-}
-
-// Where the row of x that a row of dy meets under a tap begins; a row that is not there is no row at all. Before the
-// first one the number wraps around, and so is past the end.
-fn row_start(plane: u32, row: u32, tap: Tap) -> u32 {
-    let line = row * params.stride_height + tap.row - params.padding_height;
-    let start = ((plane * params.channels + tap.channel) * params.input_height + line) * params.input_width;
-    return select(0xffffffffu, start, line < params.input_height);
-}
-
 // The pixel that column `column` of dy meets under a tap; 0 in the padding.
 fn value(start: u32, column: u32, tap: Tap) -> f32 {
     let at = column * params.stride_width + tap.column - params.padding_width;
-    if start == 0xffffffffu || at >= params.input_width {
+    if start == NOWHERE || at >= params.input_width {
         return 0.0;
     }
     return x[start + at];
@@ -127,10 +75,10 @@ fn main(
     for (var line = part * params.part_rows; line < end; line += 1u) {
         let plane = line / params.output_height * params.groups + group;
         let row = line % params.output_height;
-        let start0 = row_start(plane, row, tap0);
-        let start1 = row_start(plane, row, tap1);
-        let start2 = row_start(plane, row, tap2);
-        let start3 = row_start(plane, row, tap3);
+        let start0 = image_row(plane, row, tap0);
+        let start1 = image_row(plane, row, tap1);
+        let start2 = image_row(plane, row, tap2);
+        let start3 = image_row(plane, row, tap3);
         let start = (vec4<u32>(plane * params.outputs) + outputs) * positions + row * params.output_width;
         var row0 = vec4<f32>();
         var row1 = vec4<f32>();

@@ -91,6 +91,8 @@ fn uniforms_are_read_as_declared() {
     assert_eq!(params_fields("matmul"), params_fields("matmul_lanes"));
     assert_eq!(params_fields("matmul"), params_fields("matmul_large"));
     assert_eq!(params_fields("matmul"), params_fields("matmul_ragged_lanes"));
+    assert_eq!(params_fields("conv2d"), params_fields("conv2d_tiles"));
+    assert_eq!(params_fields("conv2d"), params_fields("conv2d_lanes"));
     assert_eq!(params_fields("adam"), params_fields("adam_quads"));
     assert_eq!(params_fields("attention"), params_fields("attention_lanes"));
     assert_eq!(params_fields("attention"), params_fields("attention_backward_lanes"));

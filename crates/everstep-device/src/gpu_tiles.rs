@@ -63,6 +63,39 @@ pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches:
     Tiles { name: "matmul_rows", constants: vec![("LANES", threads as u32)], workgroups }
 }
 
+/// Channels of a result up to which no tiles of a convolution are worth it: most of them would be empty.
+const FEW_CHANNELS: usize = 8;
+
+/// The shader of a convolution, or of its input's gradient, from so many channels per group to so many.
+pub(crate) fn conv2d(gpu: &GpuTraits, (sources, results): (usize, usize), positions: usize, groups: usize) -> Tiles {
+    let few = results <= FEW_CHANNELS;
+    let (name, [high, wide]) = match (few, gpu.software) {
+        (false, false) => ("conv2d_tiles", [64, 64]),
+        (false, true) if lanes(gpu) => ("conv2d_lanes", [32, 128]),
+        _ => ("conv2d", [8, 256]),
+    };
+    let tail = (name == "conv2d_lanes").then(|| ("TAIL", u32::from(!sources.is_multiple_of(4))));
+    let workgroups = results.div_ceil(high) * positions.div_ceil(wide) * groups;
+    Tiles { name, constants: tail.into_iter().collect(), workgroups }
+}
+
+/// The shader of the gradient of a convolution's weight, [outputs, depth] in so many parts and groups, from rows of `width`.
+pub(crate) fn conv2d_backward_weight(
+    gpu: &GpuTraits,
+    (outputs, depth, width): (usize, usize, usize),
+    parts: usize,
+) -> Tiles {
+    let few = outputs <= FEW_CHANNELS;
+    let (name, [high, wide]) = match (few, gpu.software) {
+        (false, false) => ("conv2d_backward_weight_tiles", [64, 64]),
+        (false, true) if lanes(gpu) => ("conv2d_backward_weight_lanes", [32, 128]),
+        _ => ("conv2d_backward_weight", [4, 256]),
+    };
+    let tail = (name == "conv2d_backward_weight_lanes").then(|| ("TAIL", u32::from(!width.is_multiple_of(4))));
+    let workgroups = outputs.div_ceil(high) * depth.div_ceil(wide) * parts;
+    Tiles { name, constants: tail.into_iter().collect(), workgroups }
+}
+
 /// How many threads share a row of a kernel of rows, and how many workgroups that makes.
 pub(crate) fn rows(gpu: &GpuTraits, rows: usize, columns: usize) -> (u32, usize) {
     let threads = match gpu.software {
@@ -133,6 +166,19 @@ mod tests {
         assert_eq!(name(&GPU, (1024, 1024, 64), &dense(&[64, 1024])), "matmul_large");
         assert_eq!(name(&GPU, (512, 512, 64), &dense(&[64, 512])), "matmul");
         assert_eq!(matmul(&GPU, (65, 64, 3), 100, &dense(&[100, 3, 64])).name, "matmul");
+    }
+
+    #[test]
+    fn convolutions_have_tiles_where_channels_fill_them() {
+        let wide = |gpu| conv2d(gpu, (9, 64), 1000, 2);
+        assert_eq!((wide(&GPU).name, wide(&GPU).workgroups), ("conv2d_tiles", 32));
+        assert_eq!((wide(&SOFTWARE).name, wide(&SOFTWARE).workgroups), ("conv2d_lanes", 32));
+        assert_eq!(wide(&SOFTWARE).constants, [("TAIL", 1)]);
+        assert_eq!((wide(&NARROW).name, conv2d(&GPU, (64, 8), 1000, 2).workgroups), ("conv2d", 8));
+        let weight = |gpu, outputs| conv2d_backward_weight(gpu, (outputs, 288, 28), 16);
+        assert_eq!((weight(&GPU, 65).name, weight(&GPU, 65).workgroups), ("conv2d_backward_weight_tiles", 160));
+        assert_eq!(weight(&SOFTWARE, 64).name, "conv2d_backward_weight_lanes");
+        assert_eq!((weight(&SOFTWARE, 1).name, weight(&SOFTWARE, 0).workgroups), ("conv2d_backward_weight", 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::matmul::{Matrix, activate, multiply_unpacked};
 use super::memory::Writer;
 use super::simd::simd;
 use crate::functions::Activation;
+use crate::gpu_tiles::{self, Tiles};
 use crate::params::params;
 use crate::profile::count;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -100,7 +101,7 @@ impl ConvGeometry {
 }
 
 params! {
-    /// The uniform of `conv2d.wgsl`.
+    /// The uniform of `conv2d.wgsl` and its variants.
     pub struct ConvParams {
         batch: u32, groups: u32, sources: u32, results: u32,
         weight_source: u32, weight_result: u32, source_height: u32, source_width: u32,
@@ -138,12 +139,17 @@ impl ConvParams {
         }
     }
 
-    /// One run of `conv2d.wgsl`: a workgroup computes 256 positions of 8 channels.
-    pub(super) fn dispatch(&self, gpu: &GpuTraits, constants: Vec<(&'static str, u32)>) -> Option<Dispatch> {
+    /// One run of the shader that suits the sizes.
+    pub(super) fn dispatch(&self, gpu: &GpuTraits, own: [(&'static str, u32); 3]) -> Option<Dispatch> {
         let positions = self.batch as usize * self.result_height as usize * self.result_width as usize;
-        let parts = positions.div_ceil(256) * (self.results as usize).div_ceil(8) * self.groups as usize;
-        let shader = Shader::File { name: "conv2d", constants };
-        (parts > 0).then(|| Dispatch { shader, params: self.words(), workgroups: gpu.grid(parts) })
+        let channels = (self.sources as usize, self.results as usize);
+        let Tiles { name, mut constants, workgroups } =
+            gpu_tiles::conv2d(gpu, channels, positions, self.groups as usize);
+        let strided = self.stride_height.max(self.stride_width) > 1;
+        constants.extend(own);
+        constants.push(("STRIDED", u32::from(strided)));
+        let shader = Shader::File { name, constants };
+        (workgroups > 0).then(|| Dispatch { shader, params: self.words(), workgroups: gpu.grid(workgroups) })
     }
 }
 
@@ -267,7 +273,7 @@ impl Kernel for Conv {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let constants = vec![("BIAS", u32::from(self.bias)), ("ACTIVATION", self.activation as u32), ("TRANSPOSED", 0)];
+        let constants = [("BIAS", u32::from(self.bias)), ("ACTIVATION", self.activation as u32), ("TRANSPOSED", 0)];
         ConvParams::new(&self.geometry, false).dispatch(gpu, constants)
     }
 }

@@ -11,6 +11,7 @@ use super::conv_lower::{band_size, block_of, blocks, fold, unfold, with_scratch}
 use super::matmul::{Matrix, multiply_unpacked};
 use super::memory::Writer;
 use crate::functions::Activation;
+use crate::gpu_tiles::{self, Tiles};
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -99,13 +100,13 @@ impl Kernel for ConvBackwardInput {
 
     /// The same shader as the forward pass: it walks over the taps of a position.
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let constants = vec![("BIAS", 0), ("ACTIVATION", 0), ("TRANSPOSED", 1)];
+        let constants = [("BIAS", 0), ("ACTIVATION", 0), ("TRANSPOSED", 1)];
         ConvParams::new(&self.geometry, true).dispatch(gpu, constants)
     }
 }
 
 params! {
-    /// The uniform of `conv2d_backward_weight.wgsl`.
+    /// The uniform of `conv2d_backward_weight.wgsl` and its variants.
     pub struct ConvWeightParams {
         batch: u32, groups: u32, channels: u32, outputs: u32,
         input_height: u32, input_width: u32, output_height: u32, output_width: u32,
@@ -245,7 +246,6 @@ impl Kernel for ConvBackwardWeight {
         });
     }
 
-    /// A workgroup computes 256 weights of each of 4 outputs.
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         let g = &self.geometry;
         let params = ConvWeightParams {
@@ -268,9 +268,11 @@ impl Kernel for ConvBackwardWeight {
             parts: self.parts() as u32,
             part_rows: self.part_rows as u32,
         };
-        let groups = self.parts() * g.groups * g.outputs.div_ceil(4) * g.depth().div_ceil(256);
-        let shader = Shader::File { name: "conv2d_backward_weight", constants: vec![] };
-        (groups > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(groups) })
+        let sizes = (g.outputs, g.depth(), g.output[1]);
+        let Tiles { name, constants, workgroups } =
+            gpu_tiles::conv2d_backward_weight(gpu, sizes, self.parts() * g.groups);
+        let shader = Shader::File { name, constants };
+        (workgroups > 0).then(|| Dispatch { shader, params: params.words(), workgroups: gpu.grid(workgroups) })
     }
 }
 

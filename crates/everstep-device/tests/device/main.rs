@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod captures;
+mod convolutions;
 mod fusing;
 mod kernels;
 mod loss;

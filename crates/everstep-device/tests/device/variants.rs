@@ -12,13 +12,13 @@ use everstep_testing::assert_close;
 use crate::{alone, run, shape, slice, upload_words, words};
 
 /// Runs `body` as drivers in software run it, and as real GPUs do.
-fn both(test: &str, body: fn(&Device)) {
+pub(crate) fn both(test: &str, body: fn(&Device)) {
     for variants in ["", "hardware"] {
         alone(test, &[("EVERSTEP_GPU_VARIANTS", variants)], || everstep_testing::gpu().iter().for_each(body));
     }
 }
 
-fn normals(generator: &mut Generator, count: usize) -> Vec<f32> {
+pub(crate) fn normals(generator: &mut Generator, count: usize) -> Vec<f32> {
     (0..count).map(|_| generator.normal()).collect()
 }
 
@@ -27,7 +27,7 @@ fn to_f64(values: &[f32]) -> Vec<f64> {
 }
 
 /// What a kernel writes to outputs of so many elements, all NaN before.
-fn outputs<const N: usize>(
+pub(crate) fn outputs<const N: usize>(
     device: &Device,
     kernel: impl Kernel,
     inputs: &[&[f32]],
