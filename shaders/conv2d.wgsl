@@ -1,7 +1,8 @@
 // uses: shared/activation, shared/convolution, shared/index
 
-// Convolution of images in groups of few channels, with bias and activation; or, TRANSPOSED, the gradient of its input,
-// which is the same walk over taps and channels with the roles of both images exchanged.
+// Convolution of images in groups of channels, with bias and activation; or, TRANSPOSED, the gradient of its input, which is
+// the same walk over taps and channels with the roles of both images exchanged. This one is for results of few channels;
+// conv2d_tiles.wgsl and conv2d_lanes.wgsl are for more.
 //
 // Shapes: x [batch, groups, channels, height, width], w [groups, outputs, channels, kernel height, kernel width], y
 // [batch, groups, outputs, height, width], contiguous. What is read (the source) is x, or dy where TRANSPOSED; what is

@@ -1,7 +1,8 @@
 // uses: shared/convolution_weight, shared/index
 
 // The gradient of a convolution's weight, in parts whose sum it is: part i adds up the rows of dy from i * part_rows on,
-// where row b * height + h is row h of image b. A second kernel adds the parts, so that the order of summation is fixed.
+// where row b * height + h is row h of image b. A second kernel adds the parts, so that the order of summation is fixed. This
+// one is for few outputs; conv2d_backward_weight_tiles.wgsl and conv2d_backward_weight_lanes.wgsl are for more.
 //
 // Shapes: x [batch, groups, channels, height, width], dy [batch, groups, outputs, height, width], parts [parts, groups,
 // outputs, channels, kernel height, kernel width], contiguous.

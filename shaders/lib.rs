@@ -43,6 +43,7 @@ pub const FILES: &[(&str, &str)] = table![
     "matmul_large",
     "matmul_ragged_lanes",
     "matmul_rows",
+    "matmul_sum",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool2d_gather",

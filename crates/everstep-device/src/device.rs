@@ -16,7 +16,7 @@ use crate::loss::{Current, Opened, Planned, Source};
 use crate::passes::{Allocator, MemoryId, Place, Plan, elide, fuse};
 use crate::profile::{self, Profile};
 use crate::readback::{Pending, Readback};
-use crate::{Buffer, BufferId, Command, Counters, Error, Recording, Result, Slice, Work, status};
+use crate::{Buffer, BufferId, Command, Counters, Error, GpuTraits, Recording, Result, Slice, Work, status};
 
 /// Commands after which a recording runs without being asked to: bounds the work that waits on the host.
 const FLUSH_COMMANDS: usize = 4096;
@@ -49,6 +49,8 @@ pub struct DeviceInfo {
     pub driver: String,
     /// A GPU driver that runs on the CPU.
     pub software: bool,
+    /// Of a GPU, what its kernels choose by.
+    pub traits: Option<GpuTraits>,
 }
 
 impl fmt::Display for DeviceInfo {

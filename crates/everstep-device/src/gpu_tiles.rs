@@ -63,6 +63,22 @@ pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches:
     Tiles { name: "matmul_rows", constants: vec![("LANES", threads as u32)], workgroups }
 }
 
+/// Steps of K under which a part is not worth its write and its sum.
+const PART: usize = 256;
+
+/// Into how many parts of how many steps K is cut, where the tiles of C alone would leave most of a GPU idle; the last steps
+/// may be left over.
+pub(crate) fn split(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches: usize) -> Option<(usize, usize)> {
+    let tiles = m.div_ceil(64) * n.div_ceil(64) * batches;
+    if gpu.software || tiles == 0 || tiles > BUSY / 2 || k < 4 * PART {
+        return None;
+    }
+    let parts = (2 * BUSY / tiles).min(k / PART);
+    // Whole steps of a tile.
+    let length = k / parts / 16 * 16;
+    Some((k / length, length))
+}
+
 /// Channels of a result up to which no tiles of a convolution are worth it: most of them would be empty.
 const FEW_CHANNELS: usize = 8;
 
@@ -166,6 +182,15 @@ mod tests {
         assert_eq!(name(&GPU, (1024, 1024, 64), &dense(&[64, 1024])), "matmul_large");
         assert_eq!(name(&GPU, (512, 512, 64), &dense(&[64, 512])), "matmul");
         assert_eq!(matmul(&GPU, (65, 64, 3), 100, &dense(&[100, 3, 64])).name, "matmul");
+    }
+
+    #[test]
+    fn k_is_cut_where_tiles_are_few() {
+        assert_eq!(split(&GPU, (64, 128, 12_544), 1), Some((49, 256)));
+        assert_eq!(split(&GPU, (10, 10, 100_003), 1), Some((128, 768)));
+        assert_eq!((split(&GPU, (320, 384, 1024), 1), split(&GPU, (1, 1, 1023), 1)), (Some((4, 256)), None));
+        assert_eq!((split(&GPU, (512, 512, 4096), 1), split(&GPU, (64, 64, 4096), 33)), (None, None));
+        assert_eq!((split(&SOFTWARE, (64, 128, 12_544), 1), split(&GPU, (0, 8, 4096), 1)), (None, None));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Source {
 
 pub(crate) fn open_cpu(generation: u64, failures: &Arc<AtomicU64>) -> Opened {
     let (name, driver) = cpu::describe();
-    let info = DeviceInfo { kind: DeviceKind::Cpu, name, driver, software: false };
+    let info = DeviceInfo { kind: DeviceKind::Cpu, name, driver, software: false, traits: None };
     // Kernels count elements in 32 bits, on every device.
     let limit = ("the machine's memory, or 2^32 elements,", cpu::memory_limit().min(u32::MAX as usize * 4));
     let current = Current::new(info, SizeLimits { buffer: limit, binding: limit }, generation, failures);
@@ -68,7 +68,13 @@ pub(crate) fn open_cpu(generation: u64, failures: &Arc<AtomicU64>) -> Opened {
 }
 
 pub(crate) fn open_null(generation: u64, failures: &Arc<AtomicU64>) -> Opened {
-    let info = DeviceInfo { kind: DeviceKind::Null, name: "null".into(), driver: "none".into(), software: false };
+    let info = DeviceInfo {
+        kind: DeviceKind::Null,
+        name: "null".into(),
+        driver: "none".into(),
+        software: false,
+        traits: None,
+    };
     let limit = ("the address space", isize::MAX as usize);
     let current = Current::new(info, SizeLimits { buffer: limit, binding: limit }, generation, failures);
     Opened { executor: Executor::Null(null::NullExecutor), current }

@@ -133,7 +133,7 @@ impl<'a> Args<'a> {
 }
 
 /// What a kernel may want to know of a GPU to choose its variant and grid.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuTraits {
     /// A software driver: workgroup memory is slow, lanes belong along the columns.
     pub software: bool,

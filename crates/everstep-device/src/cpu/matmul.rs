@@ -56,7 +56,7 @@ fn parts(size: usize, step: usize) -> usize {
 
 impl Matmul {
     /// (M, N, K).
-    fn sizes(&self) -> (usize, usize, usize) {
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let (a, b) = (self.a.shape(), self.b.shape());
         (a[a.rank() - 2], b[b.rank() - 1], a[a.rank() - 1])
     }

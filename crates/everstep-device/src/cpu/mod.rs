@@ -17,6 +17,7 @@ mod layer_norm;
 mod log_softmax;
 pub(crate) mod math;
 mod matmul;
+mod matmul_split;
 mod memory;
 mod pointwise;
 mod pool;
@@ -49,6 +50,7 @@ pub use gather::{Gather, IndexParams, Indexing, ScatterAdd};
 pub use layer_norm::{LayerNorm, LayerNormBackward, LayerNormBackwardWeight, LayerNormParams, WEIGHT_ROWS};
 pub use log_softmax::{LogSoftmax, LogSoftmaxBackward};
 pub use matmul::{Matmul, MatmulParams};
+pub use matmul_split::{MatmulSplit, MatmulSum, MatmulSumParams};
 pub use pointwise::Pointwise;
 pub use pool::{AvgPool, AvgPoolBackward, MaxPool, MaxPoolBackward, MaxPoolGather, PoolGeometry, PoolParams};
 pub use reduce::{ArgMax, ArgMaxParams, Reduce, ReduceParams, Reduction};
@@ -94,6 +96,7 @@ pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("matmul_large", MatmulParams::FIELDS),
     ("matmul_ragged_lanes", MatmulParams::FIELDS),
     ("matmul_rows", MatmulParams::FIELDS),
+    ("matmul_sum", MatmulSumParams::FIELDS),
     ("max_pool2d", PoolParams::FIELDS),
     ("max_pool2d_backward", PoolParams::FIELDS),
     ("max_pool2d_gather", PoolParams::FIELDS),

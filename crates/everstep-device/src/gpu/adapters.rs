@@ -159,6 +159,7 @@ fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<Atom
         name: description.name,
         driver: description.driver,
         software: description.software,
+        traits: Some(traits.clone()),
     };
     let sizes = SizeLimits {
         buffer: (

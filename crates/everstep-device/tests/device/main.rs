@@ -14,6 +14,7 @@ mod profile;
 mod programs;
 mod recording;
 mod selection;
+mod split;
 mod threads;
 mod transfers;
 mod variants;

@@ -41,7 +41,7 @@ pub(crate) fn outputs<const N: usize>(
 }
 
 /// A batch of matrices [batches, rows, columns], dense or transposed, behind `offset` elements of something else.
-fn matrices([batches, rows, columns]: [usize; 3], transposed: bool, offset: usize) -> Layout {
+pub(crate) fn matrices([batches, rows, columns]: [usize; 3], transposed: bool, offset: usize) -> Layout {
     let dense = |rows, columns| {
         let room = Layout::contiguous(shape(&[batches + 1, rows, columns]));
         let whole = Layout::contiguous(shape(&[batches * rows * columns + offset]));
@@ -57,7 +57,7 @@ fn at(layout: &Layout, index: [usize; 3]) -> usize {
 }
 
 /// The product in f64, with its bias, and no activation.
-fn product(a: (&Layout, &[f32]), b: (&Layout, &[f32]), bias: Option<&[f32]>) -> Vec<f64> {
+pub(crate) fn product(a: (&Layout, &[f32]), b: (&Layout, &[f32]), bias: Option<&[f32]>) -> Vec<f64> {
     let (batches, m, k, n) = (a.0.shape()[0], a.0.shape()[1], a.0.shape()[2], b.0.shape()[2]);
     let mut c = Vec::with_capacity(batches * m * n);
     for index in 0..batches * m * n {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use everstep_device::cpu::Matmul as Kernel;
+use everstep_device::cpu::{Matmul as Kernel, MatmulSplit};
 use everstep_device::functions::Activation;
-use everstep_device::{Command, Generator, MAX_RANK, Shape, Work};
+use everstep_device::{Command, DType, Generator, MAX_RANK, Shape, Work};
 
 use super::pointwise::call;
 use super::reference::{Array, Domain, broadcast};
@@ -107,6 +107,9 @@ impl Matmul {
         let bias = inputs.get(2).map(|bias| (bias.layout().offset(), bias.layout().strides()[0]));
         let kernel = Kernel { a: stretch(a)?, b: stretch(b)?, bias, activation: self.activation };
         let third = inputs.get(2).copied().unwrap_or(a);
+        if let Some(split) = a.device().info().traits.as_ref().and_then(|gpu| kernel.split(gpu)) {
+            return record_split(self.name(), split, [a, b, third], &outputs[0]);
+        }
         Ok(a.device().record(Command {
             op: self.name(),
             work: Work::Kernel(Arc::new(kernel)),
@@ -114,6 +117,24 @@ impl Matmul {
             outputs: vec![outputs[0].slice_of_buffer()],
         })?)
     }
+}
+
+/// Parts of the sum, and then the sum of the parts.
+fn record_split(op: &'static str, split: MatmulSplit, [a, b, bias]: [&Tensor; 3], output: &Tensor) -> Result<()> {
+    let MatmulSplit { parts, rest, sum } = split;
+    let record = |work: Work, inputs: [&Tensor; 3], output: &Tensor| {
+        let inputs = inputs.map(|tensor| tensor.slice_of_buffer()).to_vec();
+        Ok::<_, Error>(output.device().record(Command { op, work, inputs, outputs: vec![output.slice_of_buffer()] })?)
+    };
+    let product = |kernel: Kernel, count: usize| {
+        let target = Tensor::unwritten(op, Shape::new(&[count, sum.elements])?, DType::F32, a.device())?;
+        record(Work::Kernel(Arc::new(kernel)), [a, b, a], &target)?;
+        Ok::<_, Error>(target)
+    };
+    let parts = product(parts, sum.count)?;
+    let rest = rest.map(|kernel| product(kernel, 1)).transpose()?;
+    let second = rest.as_ref().unwrap_or(&parts);
+    record(Work::Kernel(Arc::new(sum)), [&parts, second, bias], output)
 }
 
 /// left right, laid out in memory like `like`: where that one is a transposed view, (right^T left^T)^T, so that the

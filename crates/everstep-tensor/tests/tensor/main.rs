@@ -16,5 +16,6 @@ mod page;
 mod pointwise;
 mod recompute;
 mod special;
+mod split;
 mod tape;
 mod windows;
