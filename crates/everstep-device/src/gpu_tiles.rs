@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn k_is_cut_where_tiles_are_few() {
         assert_eq!(split(&GPU, (64, 128, 12_544), 1), Some((49, 256)));
-        assert_eq!(split(&GPU, (10, 10, 100_003), 1), Some((128, 768)));
+        assert_eq!(split(&GPU, (10, 10, 100_003), 1), Some((130, 768)));
         assert_eq!((split(&GPU, (320, 384, 1024), 1), split(&GPU, (1, 1, 1023), 1)), (Some((4, 256)), None));
         assert_eq!((split(&GPU, (512, 512, 4096), 1), split(&GPU, (64, 64, 4096), 33)), (None, None));
         assert_eq!((split(&SOFTWARE, (64, 128, 12_544), 1), split(&GPU, (0, 8, 4096), 1)), (None, None));
