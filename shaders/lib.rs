@@ -76,6 +76,7 @@ pub const SHARED: &[(&str, &str)] = table![
     "shared/logic",
     "shared/matrices",
     "shared/matrix_elements",
+    "shared/matrix_halves",
     "shared/matrix_lanes",
     "shared/matrix_tiles",
     "shared/mixed_radix",
@@ -89,6 +90,15 @@ pub const SHARED: &[(&str, &str)] = table![
     "shared/tree",
 ];
 
+/// Kernels that are another one with one shared file in the place of another: their name, that kernel's, what goes and what comes.
+pub const DERIVED: &[(&str, &str, [&str; 2])] = &[
+    ("matmul_half", "matmul", HALVES),
+    ("matmul_half_large", "matmul_large", HALVES),
+    ("matmul_half_rows", "matmul_rows", HALVES),
+];
+
+const HALVES: [&str; 2] = ["shared/matrix_elements", "shared/matrix_halves"];
+
 fn find(table: &[(&'static str, &'static str)], name: &str) -> Option<&'static str> {
     table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
 }
@@ -101,30 +111,37 @@ pub fn uses(file: &str) -> Vec<&str> {
 
 /// The complete WGSL of the kernel `name`; `None` for an unknown name.
 pub fn source(name: &str) -> Option<String> {
-    let file = find(FILES, name)?;
-    Some(with_shared(&uses(file), file))
+    let derived = DERIVED.iter().find(|(key, _, _)| *key == name);
+    let file = find(FILES, derived.map_or(name, |(_, kernel, _)| kernel))?;
+    Some(complete(&uses(file), file, derived.map(|(_, _, swap)| *swap)))
 }
 
 /// A shader written by a program, completed: the shared files `names` (such as `"shared/activation"`) and those they
 /// use, each once, then `body`. An unknown name adds nothing; the shader compiler then reports what is missing.
 pub fn with_shared(names: &[&str], body: &str) -> String {
+    complete(names, body, None)
+}
+
+/// As [`with_shared`], with the second file of `swap` wherever the first is named.
+fn complete(names: &[&str], body: &str, swap: Option<[&str; 2]>) -> String {
     let (mut text, mut done) = (String::new(), Vec::new());
     for name in names {
-        append(name, &mut text, &mut done);
+        append(name, swap, &mut text, &mut done);
     }
     text.push_str(body);
     text
 }
 
 /// Appends a shared file after the files it uses, unless it is there already.
-fn append(name: &str, text: &mut String, done: &mut Vec<&'static str>) {
+fn append(name: &str, swap: Option<[&str; 2]>, text: &mut String, done: &mut Vec<&'static str>) {
+    let name = swap.filter(|[from, _]| *from == name).map_or(name, |[_, to]| to);
     let Some((key, file)) = SHARED.iter().find(|(key, _)| *key == name) else { return };
     if done.contains(key) {
         return;
     }
     done.push(key);
     for used in uses(file) {
-        append(used, text, done);
+        append(used, swap, text, done);
     }
     text.push_str(file);
     text.push('\n');
@@ -156,6 +173,20 @@ mod tests {
             for used in uses(file) {
                 assert!(find(SHARED, used).is_some(), "{name} uses {used}");
             }
+        }
+    }
+
+    #[test]
+    fn a_derived_kernel_has_one_file_in_the_place_of_another() {
+        for (name, kernel, [from, to]) in DERIVED {
+            let (text, plain) = (source(name).unwrap(), source(kernel).unwrap());
+            let (gone, come) = (find(SHARED, from).unwrap(), find(SHARED, to).unwrap());
+            assert!(plain.contains(gone) && !plain.contains(come), "{name}");
+            assert!(
+                text.contains(come) && !text.contains(gone) && text.ends_with(find(FILES, kernel).unwrap()),
+                "{name}"
+            );
+            assert!(find(FILES, name).is_none(), "{name} is two kernels");
         }
     }
 

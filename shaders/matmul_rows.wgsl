@@ -15,9 +15,14 @@ fn row_start(start: u32, row: u32) -> u32 {
     return start + min(row, params.m - 1u) * params.a_row;
 }
 
-// Where column `column` of B begins, or the last one.
-fn column_start(start: u32, column: u32) -> u32 {
-    return start + min(column, params.n - 1u) * params.b_column;
+// Where four neighbouring columns of B begin, or the last one.
+fn column_starts(start: u32, column: u32) -> vec4<u32> {
+    let columns = vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u);
+    return vec4<u32>(start) + min(columns, vec4<u32>(params.n - 1u)) * params.b_column;
+}
+
+fn elements_of_b(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(element_of_b(at.x), element_of_b(at.y), element_of_b(at.z), element_of_b(at.w));
 }
 
 @compute @workgroup_size(LANES)
@@ -40,10 +45,7 @@ fn main(
     let a1 = row_start(start.x, row + 1u);
     let a2 = row_start(start.x, row + 2u);
     let a3 = row_start(start.x, row + 3u);
-    let b0 = column_start(start.y, column);
-    let b1 = column_start(start.y, column + 1u);
-    let b2 = column_start(start.y, column + 2u);
-    let b3 = column_start(start.y, column + 3u);
+    let b_starts = column_starts(start.y, column);
     let biases = first_biases(column);
     var sum0 = biases;
     var sum1 = biases;
@@ -56,25 +58,25 @@ fn main(
         let a_next = a_at + params.a_column;
         let b_at = depth * params.b_row;
         let b_next = b_at + params.b_row;
-        let columns = vec4<f32>(b[b0 + b_at], b[b1 + b_at], b[b2 + b_at], b[b3 + b_at]);
-        let columns_next = vec4<f32>(b[b0 + b_next], b[b1 + b_next], b[b2 + b_next], b[b3 + b_next]);
-        sum0 += a[a0 + a_at] * columns;
-        sum1 += a[a1 + a_at] * columns;
-        sum2 += a[a2 + a_at] * columns;
-        sum3 += a[a3 + a_at] * columns;
-        sum0 += a[a0 + a_next] * columns_next;
-        sum1 += a[a1 + a_next] * columns_next;
-        sum2 += a[a2 + a_next] * columns_next;
-        sum3 += a[a3 + a_next] * columns_next;
+        let columns = elements_of_b(b_starts + b_at);
+        let columns_next = elements_of_b(b_starts + b_next);
+        sum0 += element_of_a(a0 + a_at) * columns;
+        sum1 += element_of_a(a1 + a_at) * columns;
+        sum2 += element_of_a(a2 + a_at) * columns;
+        sum3 += element_of_a(a3 + a_at) * columns;
+        sum0 += element_of_a(a0 + a_next) * columns_next;
+        sum1 += element_of_a(a1 + a_next) * columns_next;
+        sum2 += element_of_a(a2 + a_next) * columns_next;
+        sum3 += element_of_a(a3 + a_next) * columns_next;
     }
     if depth < params.k {
         let a_at = depth * params.a_column;
         let b_at = depth * params.b_row;
-        let columns = vec4<f32>(b[b0 + b_at], b[b1 + b_at], b[b2 + b_at], b[b3 + b_at]);
-        sum0 += a[a0 + a_at] * columns;
-        sum1 += a[a1 + a_at] * columns;
-        sum2 += a[a2 + a_at] * columns;
-        sum3 += a[a3 + a_at] * columns;
+        let columns = elements_of_b(b_starts + b_at);
+        sum0 += element_of_a(a0 + a_at) * columns;
+        sum1 += element_of_a(a1 + a_at) * columns;
+        sum2 += element_of_a(a2 + a_at) * columns;
+        sum3 += element_of_a(a3 + a_at) * columns;
     }
     store(part.x, row, column, sum0);
     store(part.x, row + 1u, column, sum1);

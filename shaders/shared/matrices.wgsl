@@ -1,4 +1,4 @@
-// What the matmul kernels have in common: parameters, the bindings of a and bias, batch and biases. A kernel declares b and c.
+// What the matmul kernels have in common: parameters, the batch, and where biases lie.
 
 // 1: add the bias.
 override BIAS: u32 = 0u;
@@ -23,8 +23,6 @@ struct Params {
     b_batch: vec4<u32>,
 }
 
-@group(0) @binding(0) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(1) @binding(0) var<uniform> params: Params;
 
 // Which part of which matrix a workgroup computes: (batch, part of the rows, part of the columns). The batch is past
@@ -53,12 +51,8 @@ fn batch_offsets(index: u32) -> vec2<u32> {
     );
 }
 
-// Where the sums of four neighbouring columns begin: their biases; past the end that of the last column.
-fn first_biases(column: u32) -> vec4<f32> {
-    if BIAS == 0u {
-        return vec4<f32>();
-    }
+// Where the biases of four neighbouring columns lie; past the end that of the last column.
+fn bias_places(column: u32) -> vec4<u32> {
     let at = min(vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.n - 1u));
-    let place = vec4<u32>(params.bias_offset) + at * params.bias_stride;
-    return vec4<f32>(bias[place.x], bias[place.y], bias[place.z], bias[place.w]);
+    return vec4<u32>(params.bias_offset) + at * params.bias_stride;
 }

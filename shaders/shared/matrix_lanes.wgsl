@@ -6,6 +6,9 @@
 // `fn read_strip(start: u32, column: u32, depth: u32) -> Strip`, and `fn store_four(row_start: u32, column: u32, values: vec4<f32>)`,
 // which writes up to four neighbours of a row of c.
 
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+
 override LANES: u32 = 32u;
 // 1: K is no multiple of 4.
 override TAIL: u32 = 0u;
@@ -17,6 +20,15 @@ const PAIRS: u32 = 16u;
 // Four columns of B in four steps of K, step by step.
 struct Strip {
     steps: array<vec4<f32>, 4>,
+}
+
+// Where the sums of four neighbouring columns begin: their biases.
+fn first_biases(column: u32) -> vec4<f32> {
+    if BIAS == 0u {
+        return vec4<f32>();
+    }
+    let place = bias_places(column);
+    return vec4<f32>(bias[place.x], bias[place.y], bias[place.z], bias[place.w]);
 }
 
 // The part of C of a workgroup.

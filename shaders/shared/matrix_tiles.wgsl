@@ -1,4 +1,4 @@
-// uses: shared/matrices, shared/matrix_elements
+// uses: shared/matrix_elements
 
 // How the threads of a workgroup read a tile of A (TILE x DEPTH) and one of B (DEPTH x TILE), four elements each.
 //
@@ -20,16 +20,16 @@ fn read_a(start: u32, row: u32, depth: u32) -> vec4<f32> {
     }
     let at = start + row * params.a_row + depth * params.a_column;
     if row < params.m {
-        values.x = a[at];
+        values.x = element_of_a(at);
     }
     if row + 1u < params.m {
-        values.y = a[at + params.a_row];
+        values.y = element_of_a(at + params.a_row);
     }
     if row + 2u < params.m {
-        values.z = a[at + 2u * params.a_row];
+        values.z = element_of_a(at + 2u * params.a_row);
     }
     if row + 3u < params.m {
-        values.w = a[at + 3u * params.a_row];
+        values.w = element_of_a(at + 3u * params.a_row);
     }
     return values;
 }
@@ -42,16 +42,16 @@ fn read_b(start: u32, column: u32, depth: u32) -> vec4<f32> {
     }
     let at = start + depth * params.b_row + column * params.b_column;
     if column < params.n {
-        values.x = b[at];
+        values.x = element_of_b(at);
     }
     if column + 1u < params.n {
-        values.y = b[at + params.b_column];
+        values.y = element_of_b(at + params.b_column);
     }
     if column + 2u < params.n {
-        values.z = b[at + 2u * params.b_column];
+        values.z = element_of_b(at + 2u * params.b_column);
     }
     if column + 3u < params.n {
-        values.w = b[at + 3u * params.b_column];
+        values.w = element_of_b(at + 3u * params.b_column);
     }
     return values;
 }

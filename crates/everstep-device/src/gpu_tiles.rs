@@ -36,15 +36,27 @@ fn in_fours(layout: &Layout, from_last: usize) -> bool {
     gapless && layout.offset().is_multiple_of(4) && (0..shape.rank()).all(aligned)
 }
 
+/// Tiles of workgroup memory, the larger ones where there are enough of them to keep a GPU busy.
+fn square_tiles([plain, large]: [&'static str; 2], (m, n): (usize, usize), batches: usize) -> Tiles {
+    let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size) * batches;
+    let (name, workgroups) = match tiles(128) {
+        enough if enough >= BUSY && m.min(n) >= 96 => (large, enough),
+        _ => (plain, tiles(64)),
+    };
+    Tiles { name, constants: vec![], workgroups }
+}
+
+/// Four rows for each thread, without workgroup memory.
+fn rows_of_four(name: &'static str, (m, n): (usize, usize), batches: usize) -> Tiles {
+    let threads = n.div_ceil(4).next_multiple_of(8).next_power_of_two().min(64);
+    let workgroups = m.div_ceil(4) * n.div_ceil(4 * threads) * batches;
+    Tiles { name, constants: vec![("LANES", threads as u32)], workgroups }
+}
+
 /// The shader of C = A B of m x n x k, `batches` times.
 pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches: usize, b: &Layout) -> Tiles {
     if !gpu.software {
-        let tiles = |size: usize| m.div_ceil(size) * n.div_ceil(size) * batches;
-        let (name, workgroups) = match tiles(128) {
-            large if large >= BUSY && m.min(n) >= 96 => ("matmul_large", large),
-            _ => ("matmul", tiles(64)),
-        };
-        return Tiles { name, constants: vec![], workgroups };
+        return square_tiles(["matmul", "matmul_large"], (m, n), batches);
     }
     // Of few rows the tile of 32 would be mostly empty.
     if lanes(gpu) && m > 6 && k > 0 {
@@ -58,9 +70,15 @@ pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches:
         constants.push(("TRANSPOSED", u32::from(!rows)));
         return Tiles { name: "matmul_lanes", constants, workgroups };
     }
-    let threads = n.div_ceil(4).next_multiple_of(8).next_power_of_two().min(64);
-    let workgroups = m.div_ceil(4) * n.div_ceil(4 * threads) * batches;
-    Tiles { name: "matmul_rows", constants: vec![("LANES", threads as u32)], workgroups }
+    rows_of_four("matmul_rows", (m, n), batches)
+}
+
+/// The shader of C = A B of m x n with halves, `batches` times. There is none for lanes in software, where halves save nothing.
+pub(crate) fn matmul_half(gpu: &GpuTraits, (m, n): (usize, usize), batches: usize) -> Tiles {
+    match gpu.software {
+        true => rows_of_four("matmul_half_rows", (m, n), batches),
+        false => square_tiles(["matmul_half", "matmul_half_large"], (m, n), batches),
+    }
 }
 
 /// Steps of K under which a part is not worth its write and its sum.
@@ -204,6 +222,13 @@ mod tests {
         assert_eq!((weight(&GPU, 65).name, weight(&GPU, 65).workgroups), ("conv2d_backward_weight_tiles", 160));
         assert_eq!(weight(&SOFTWARE, 64).name, "conv2d_backward_weight_lanes");
         assert_eq!((weight(&SOFTWARE, 1).name, weight(&SOFTWARE, 0).workgroups), ("conv2d_backward_weight", 0));
+    }
+
+    #[test]
+    fn halves_have_shaders_of_their_own() {
+        let name = |gpu: &GpuTraits, sizes| matmul_half(gpu, sizes, 1).name;
+        assert_eq!(name(&GPU, (1024, 1024)), "matmul_half_large");
+        assert_eq!((name(&GPU, (512, 512)), name(&SOFTWARE, (512, 512))), ("matmul_half", "matmul_half_rows"));
     }
 
     #[test]

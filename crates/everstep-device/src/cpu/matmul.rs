@@ -66,6 +66,16 @@ impl Matmul {
         &shape[..shape.rank() - 2]
     }
 
+    pub(super) fn batches(&self) -> usize {
+        self.batch_dims().iter().product()
+    }
+
+    /// Elements of C.
+    pub(super) fn elements(&self) -> usize {
+        let (m, n, _) = self.sizes();
+        self.batches() * m * n
+    }
+
     /// Where matrix `index` of the batch begins in a and in b.
     fn batch_offsets(&self, mut index: usize) -> (usize, usize) {
         let (mut a, mut b) = (self.a.offset(), self.b.offset());
@@ -201,6 +211,39 @@ impl Matmul {
         if self.activation != Activation::None {
             values.par_chunks_mut(rows).for_each(|rows| activate(self.activation, rows));
         }
+    }
+
+    /// The uniform of every shader of a product.
+    pub(super) fn params(&self) -> MatmulParams {
+        let (m, n, k) = self.sizes();
+        let dims = self.batch_dims();
+        let lead = 4 - dims.len();
+        let batch = |strides: &[usize]| -> [u32; 4] {
+            std::array::from_fn(|axis| if axis < lead { 0 } else { strides[axis - lead] as u32 })
+        };
+        let (a, b) = (self.a.strides(), self.b.strides());
+        MatmulParams {
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            batches: self.batches() as u32,
+            a_offset: self.a.offset() as u32,
+            a_row: a[a.len() - 2] as u32,
+            a_column: a[a.len() - 1] as u32,
+            bias_offset: self.bias.map_or(0, |bias| bias.0) as u32,
+            b_offset: self.b.offset() as u32,
+            b_row: b[b.len() - 2] as u32,
+            b_column: b[b.len() - 1] as u32,
+            bias_stride: self.bias.map_or(0, |bias| bias.1) as u32,
+            batch_dims: std::array::from_fn(|axis| if axis < lead { 1 } else { dims[axis - lead] as u32 }),
+            a_batch: batch(a),
+            b_batch: batch(b),
+        }
+    }
+
+    /// The constants of every shader of a product.
+    pub(super) fn epilogue(&self) -> [(&'static str, u32); 2] {
+        [("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)]
     }
 }
 
@@ -345,36 +388,11 @@ impl Kernel for Matmul {
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
-        let (m, n, k) = self.sizes();
-        let dims = self.batch_dims();
-        let batches: usize = dims.iter().product();
-        let lead = 4 - dims.len();
-        let batch = |strides: &[usize]| -> [u32; 4] {
-            std::array::from_fn(|axis| if axis < lead { 0 } else { strides[axis - lead] as u32 })
-        };
-        let (a, b) = (self.a.strides(), self.b.strides());
-        let params = MatmulParams {
-            m: m as u32,
-            n: n as u32,
-            k: k as u32,
-            batches: batches as u32,
-            a_offset: self.a.offset() as u32,
-            a_row: a[a.len() - 2] as u32,
-            a_column: a[a.len() - 1] as u32,
-            bias_offset: self.bias.map_or(0, |bias| bias.0) as u32,
-            b_offset: self.b.offset() as u32,
-            b_row: b[b.len() - 2] as u32,
-            b_column: b[b.len() - 1] as u32,
-            bias_stride: self.bias.map_or(0, |bias| bias.1) as u32,
-            batch_dims: std::array::from_fn(|axis| if axis < lead { 1 } else { dims[axis - lead] as u32 }),
-            a_batch: batch(a),
-            b_batch: batch(b),
-        };
-        let Tiles { name, mut constants, workgroups } = gpu_tiles::matmul(gpu, (m, n, k), batches, &self.b);
-        constants.extend([("BIAS", u32::from(self.bias.is_some())), ("ACTIVATION", self.activation as u32)]);
+        let Tiles { name, mut constants, workgroups } = gpu_tiles::matmul(gpu, self.sizes(), self.batches(), &self.b);
+        constants.extend(self.epilogue());
         let shader = Shader::File { name, constants };
-        let workgroups = gpu.grid(workgroups);
-        (m * n * batches > 0).then(|| Dispatch { shader, params: params.words(), workgroups })
+        let (params, workgroups) = (self.params().words(), gpu.grid(workgroups));
+        (self.elements() > 0).then_some(Dispatch { shader, params, workgroups })
     }
 }
 

@@ -7,6 +7,7 @@
 mod captures;
 mod convolutions;
 mod fusing;
+mod halves;
 mod kernels;
 mod loss;
 mod memory;

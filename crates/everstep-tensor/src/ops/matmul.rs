@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use everstep_device::cpu::{Matmul as Kernel, MatmulSplit};
+use everstep_device::cpu::{Matmul as Kernel, MatmulHalf, MatmulSplit};
 use everstep_device::functions::Activation;
-use everstep_device::{Command, DType, Generator, MAX_RANK, Shape, Work};
+use everstep_device::{Command, DType, DeviceKind, Generator, MAX_RANK, Shape, Work};
 
 use super::pointwise::call;
 use super::reference::{Array, Domain, broadcast};
@@ -71,7 +71,21 @@ impl Op for Matmul {
     }
 
     fn record(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
-        record_in_f32(self.name(), inputs, outputs, |inputs, outputs| self.record_single(inputs, outputs))
+        let half = common_float(inputs.iter().map(|input| input.dtype()));
+        let output = &outputs[0];
+        // The CPU engine multiplies f32: copies in memory that the recording plans serve it as well.
+        if !half.is_half() || output.device().info().kind == DeviceKind::Cpu {
+            return record_in_f32(self.name(), inputs, outputs, |inputs, outputs| {
+                self.record_product(inputs, &outputs[0])
+            });
+        }
+        if matrix(output).1.is_multiple_of(2) {
+            return self.record_product(inputs, output);
+        }
+        // Rows of an odd number of halves begin within words, which the kernel does not write.
+        let sums = Tensor::unwritten(self.name(), *output.shape(), DType::F32, output.device())?;
+        self.record_product(inputs, &sums)?;
+        output.write_cast(self.name(), &sums)
     }
 
     /// da = g b^T, db = a^T g, dbias = the sum of g over all rows; batch dimensions that were stretched are summed.
@@ -94,7 +108,8 @@ impl Op for Matmul {
 }
 
 impl Matmul {
-    fn record_single(&self, inputs: &[&Tensor], outputs: &[Tensor]) -> Result<()> {
+    /// One kernel, on operands that are all f32 or all the same halves.
+    fn record_product(&self, inputs: &[&Tensor], output: &Tensor) -> Result<()> {
         let (a, b) = (inputs[0], inputs[1]);
         let batch = batch(a, b).unwrap_or(Shape::scalar());
         debug_assert!(batch.rank() + 2 <= MAX_RANK);
@@ -105,16 +120,22 @@ impl Matmul {
             tensor.layout().broadcast_to(&shape).ok_or(wrong)
         };
         let bias = inputs.get(2).map(|bias| (bias.layout().offset(), bias.layout().strides()[0]));
-        let kernel = Kernel { a: stretch(a)?, b: stretch(b)?, bias, activation: self.activation };
+        let product = Kernel { a: stretch(a)?, b: stretch(b)?, bias, activation: self.activation };
         let third = inputs.get(2).copied().unwrap_or(a);
-        if let Some(split) = a.device().info().traits.as_ref().and_then(|gpu| kernel.split(gpu)) {
-            return record_split(self.name(), split, [a, b, third], &outputs[0]);
-        }
+        let work: Work = match a.dtype() {
+            DType::F32 => {
+                if let Some(split) = a.device().info().traits.as_ref().and_then(|gpu| product.split(gpu)) {
+                    return record_split(self.name(), split, [a, b, third], output);
+                }
+                Work::Kernel(Arc::new(product))
+            }
+            operands => Work::Kernel(Arc::new(MatmulHalf { product, operands, result: output.dtype() })),
+        };
         Ok(a.device().record(Command {
             op: self.name(),
-            work: Work::Kernel(Arc::new(kernel)),
+            work,
             inputs: [a, b, third].map(|tensor| tensor.slice_of_buffer()).to_vec(),
-            outputs: vec![outputs[0].slice_of_buffer()],
+            outputs: vec![output.slice_of_buffer()],
         })?)
     }
 }
