@@ -39,6 +39,7 @@ pub const FILES: &[(&str, &str)] = table![
     "log_softmax",
     "log_softmax_backward",
     "matmul",
+    "matmul_cooperative",
     "matmul_lanes",
     "matmul_large",
     "matmul_ragged_lanes",
@@ -69,6 +70,8 @@ pub const SHARED: &[(&str, &str)] = table![
     "shared/convolution",
     "shared/convolution_tiles",
     "shared/convolution_weight",
+    "shared/cooperative_16",
+    "shared/cooperative_8",
     "shared/elementary",
     "shared/float_bits",
     "shared/half",
@@ -92,6 +95,7 @@ pub const SHARED: &[(&str, &str)] = table![
 
 /// Kernels that are another one with one shared file in the place of another: their name, that kernel's, what goes and what comes.
 pub const DERIVED: &[(&str, &str, [&str; 2])] = &[
+    ("matmul_cooperative_8", "matmul_cooperative", ["shared/cooperative_16", "shared/cooperative_8"]),
     ("matmul_half", "matmul", HALVES),
     ("matmul_half_large", "matmul_large", HALVES),
     ("matmul_half_rows", "matmul_rows", HALVES),

@@ -10,14 +10,21 @@ use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
 
+fn is_cooperative(name: &str) -> bool {
+    name.contains("_cooperative")
+}
+
 /// Parses and validates a shader with no capability beyond WebGPU's; those written for the lanes of a subgroup have
-/// subgroups too.
+/// subgroups too, and those on cooperative matrices what these need.
 fn validate(name: &str, text: &str) -> (Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
     // Words of two f16 are read as f32 by every WebGPU.
     let webgpu = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let capabilities = match name {
+        name if is_cooperative(name) => {
+            webgpu | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX
+        }
         name if name.ends_with("_lanes") => webgpu | Capabilities::SUBGROUP,
         _ => webgpu,
     };
@@ -42,6 +49,10 @@ fn translate(name: &str, text: &str, constants: &[(&str, f64)]) {
     let options = msl::Options { lang_version: (2, 4), ..Default::default() };
     let (text, translation) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).unwrap();
     assert!(text.contains("kernel") && translation.entry_point_names.iter().all(Result::is_ok), "{name}");
+    // HLSL has no cooperative matrices, and no device on DX12 says that it does.
+    if is_cooperative(name) {
+        return;
+    }
     let mut text = String::new();
     let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..Default::default() };
     let pipeline = hlsl::PipelineOptions::default();

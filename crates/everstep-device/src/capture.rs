@@ -122,7 +122,7 @@ pub(crate) struct Patch {
 }
 
 /// For comparing kernels alone: any GPU's would do.
-const TRAITS: GpuTraits = GpuTraits { software: false, max_workgroups: 65_535, subgroup: 0 };
+const TRAITS: GpuTraits = GpuTraits { software: false, max_workgroups: 65_535, subgroup: 0, cooperative: None };
 
 /// Gives buffers names that do not change from recording to recording.
 struct Naming<'a> {

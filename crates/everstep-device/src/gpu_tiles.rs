@@ -3,7 +3,7 @@
 //! Drivers in software run the threads of a subgroup in the lanes of a processor's vector. There the `_lanes` shaders are
 //! the fast ones; they are written for 8 lanes, which is what llvmpipe has on a processor with AVX.
 
-use crate::{GpuTraits, Layout};
+use crate::{Cooperative, DType, GpuTraits, Layout};
 
 /// Lanes that the `_lanes` shaders are written for.
 const LANES: u32 = 8;
@@ -26,14 +26,19 @@ pub(crate) struct Tiles {
     pub(crate) workgroups: usize,
 }
 
-/// Whether a vec4 holds four neighbours along an axis, counted from the last: no gaps, and every row along it begins at a
-/// multiple of 4.
+/// Whether a vec4 holds four neighbours along an axis, counted from the last.
 fn in_fours(layout: &Layout, from_last: usize) -> bool {
+    in_groups(layout, from_last, 4)
+}
+
+/// Whether so many neighbours along an axis, counted from the last, can be read as one: no gaps, and every row along it begins at
+/// a multiple of their number, and ends at one.
+fn in_groups(layout: &Layout, from_last: usize, size: usize) -> bool {
     let (shape, strides) = (layout.shape(), layout.strides());
     let along = shape.rank() - 1 - from_last;
-    let aligned = |axis: usize| axis == along || shape[axis] == 1 || strides[axis].is_multiple_of(4);
-    let gapless = strides[along] == 1 && shape[along].is_multiple_of(4);
-    gapless && layout.offset().is_multiple_of(4) && (0..shape.rank()).all(aligned)
+    let aligned = |axis: usize| axis == along || shape[axis] == 1 || strides[axis].is_multiple_of(size);
+    let gapless = strides[along] == 1 && shape[along].is_multiple_of(size);
+    gapless && layout.offset().is_multiple_of(size) && (0..shape.rank()).all(aligned)
 }
 
 /// Tiles of workgroup memory, the larger ones where there are enough of them to keep a GPU busy.
@@ -73,12 +78,44 @@ pub(crate) fn matmul(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), batches:
     rows_of_four("matmul_rows", (m, n), batches)
 }
 
-/// The shader of C = A B of m x n with halves, `batches` times. There is none for lanes in software, where halves save nothing.
-pub(crate) fn matmul_half(gpu: &GpuTraits, (m, n): (usize, usize), batches: usize) -> Tiles {
+/// The shader of such a product of halves. There is none for lanes in software, where halves save nothing.
+pub(crate) fn matmul_half(
+    gpu: &GpuTraits,
+    (m, n, k): (usize, usize, usize),
+    batches: usize,
+    (operands, layouts): (DType, [&Layout; 2]),
+) -> Tiles {
+    if let Some(tiles) = cooperative(gpu, (m, n, k), batches, layouts).filter(|_| operands == DType::F16) {
+        return tiles;
+    }
     match gpu.software {
         true => rows_of_four("matmul_half_rows", (m, n), batches),
         false => square_tiles(["matmul_half", "matmul_half_large"], (m, n), batches),
     }
+}
+
+/// The shader of such a product on cooperative matrices, where there are any, a half of their tile is full, and pairs of f16 can be
+/// read as words.
+fn cooperative(
+    gpu: &GpuTraits,
+    (m, n, k): (usize, usize, usize),
+    batches: usize,
+    layouts: [&Layout; 2],
+) -> Option<Tiles> {
+    let Cooperative { side, lanes } = gpu.cooperative?;
+    let name = match side {
+        16 => "matmul_cooperative",
+        8 => "matmul_cooperative_8",
+        _ => return None,
+    };
+    let side = side as usize;
+    if m.min(n) < 2 * side || k < side {
+        return None;
+    }
+    let turned = |layout: &Layout| (0..2).find(|from_last| in_groups(layout, *from_last, 2));
+    let (a_turned, b_turned) = (turned(layouts[0])?, turned(layouts[1])?);
+    let constants = vec![("LANES", 4 * lanes), ("A_TURNED", a_turned as u32), ("B_TURNED", b_turned as u32)];
+    Some(Tiles { name, constants, workgroups: m.div_ceil(4 * side) * n.div_ceil(4 * side) * batches })
 }
 
 /// Steps of K under which a part is not worth its write and its sum.
@@ -167,9 +204,9 @@ mod tests {
     use super::*;
     use crate::Shape;
 
-    const GPU: GpuTraits = GpuTraits { software: false, subgroup: 32, max_workgroups: 65_535 };
-    const SOFTWARE: GpuTraits = GpuTraits { software: true, subgroup: 8, max_workgroups: 65_535 };
-    const NARROW: GpuTraits = GpuTraits { software: true, subgroup: 4, max_workgroups: 65_535 };
+    const GPU: GpuTraits = GpuTraits { software: false, subgroup: 32, max_workgroups: 65_535, cooperative: None };
+    const SOFTWARE: GpuTraits = GpuTraits { software: true, subgroup: 8, max_workgroups: 65_535, cooperative: None };
+    const NARROW: GpuTraits = GpuTraits { software: true, subgroup: 4, max_workgroups: 65_535, cooperative: None };
 
     fn dense(dims: &[usize]) -> Layout {
         Layout::contiguous(Shape::new(dims).unwrap())
@@ -202,6 +239,11 @@ mod tests {
         assert_eq!(matmul(&GPU, (65, 64, 3), 100, &dense(&[100, 3, 64])).name, "matmul");
     }
 
+    /// The shader of a product of such halves, of dense operands.
+    fn half(gpu: &GpuTraits, (m, n, k): (usize, usize, usize), operands: DType) -> Tiles {
+        matmul_half(gpu, (m, n, k), 1, (operands, [&dense(&[m, k]), &dense(&[k, n])]))
+    }
+
     #[test]
     fn k_is_cut_where_tiles_are_few() {
         assert_eq!(split(&GPU, (64, 128, 12_544), 1), Some((49, 256)));
@@ -226,9 +268,49 @@ mod tests {
 
     #[test]
     fn halves_have_shaders_of_their_own() {
-        let name = |gpu: &GpuTraits, sizes| matmul_half(gpu, sizes, 1).name;
-        assert_eq!(name(&GPU, (1024, 1024)), "matmul_half_large");
-        assert_eq!((name(&GPU, (512, 512)), name(&SOFTWARE, (512, 512))), ("matmul_half", "matmul_half_rows"));
+        let name = |gpu: &GpuTraits, sizes| half(gpu, sizes, DType::F16).name;
+        assert_eq!(name(&GPU, (1024, 1024, 64)), "matmul_half_large");
+        assert_eq!((name(&GPU, (512, 512, 64)), name(&SOFTWARE, (512, 512, 64))), ("matmul_half", "matmul_half_rows"));
+    }
+
+    #[test]
+    fn cooperative_matrices_are_for_large_products_of_f16_in_pairs() {
+        let gpu = GpuTraits { cooperative: Some(Cooperative { side: 16, lanes: 32 }), ..GPU };
+        let tiles = half(&gpu, (65, 130, 18), DType::F16);
+        assert_eq!((tiles.name, tiles.workgroups), ("matmul_cooperative", 2 * 3));
+        assert_eq!(tiles.constants, [("LANES", 128), ("A_TURNED", 0), ("B_TURNED", 0)]);
+        let name = |sizes, operands| half(&gpu, sizes, operands).name;
+        assert_eq!(name((65, 130, 18), DType::BF16), "matmul_half");
+        // Too few rows, columns or steps; an odd size along which elements lie.
+        for sizes in [(31, 130, 18), (65, 30, 18), (65, 130, 14), (65, 130, 17), (65, 131, 18)] {
+            assert_eq!(name(sizes, DType::F16), "matmul_half", "{sizes:?}");
+        }
+        // An odd number of rows alone is none along which elements lie, unless A is turned.
+        let turned = |rows, columns| dense(&[columns, rows]).permute(&[1, 0]).unwrap();
+        let of = |a: &Layout, b: &Layout| {
+            matmul_half(&gpu, (a.shape()[0], b.shape()[1], a.shape()[1]), 1, (DType::F16, [a, b]))
+        };
+        assert_eq!(of(&turned(65, 32), &dense(&[32, 64])).name, "matmul_half");
+        let both = of(&turned(64, 33), &turned(33, 64));
+        assert_eq!(both.name, "matmul_half", "an odd K that B lies along");
+        let both = of(&turned(64, 34), &turned(34, 65));
+        assert_eq!((both.name, &both.constants[1..]), ("matmul_cooperative", &[("A_TURNED", 1), ("B_TURNED", 1)][..]));
+        // Behind one half of something else, no pair lies in a word; behind two it does.
+        let behind = |first| dense(&[64, 70]).slice(1, first, first + 64, 1).unwrap();
+        assert_eq!(of(&behind(1), &dense(&[64, 64])).name, "matmul_half");
+        assert_eq!(of(&behind(2), &dense(&[64, 64])).name, "matmul_cooperative");
+        // Matrices of a batch that are the same one; and those whose rows are apart by gaps.
+        let batch = Shape::new(&[3, 64, 64]).unwrap();
+        let shared = dense(&[1, 64, 64]).broadcast_to(&batch).unwrap();
+        let tiles = matmul_half(&gpu, (64, 64, 64), 3, (DType::F16, [&shared, &dense(&[3, 64, 64])]));
+        assert_eq!((tiles.name, tiles.workgroups), ("matmul_cooperative", 3));
+        assert_eq!(of(&dense(&[64, 128]).slice(1, 0, 128, 2).unwrap(), &dense(&[64, 64])).name, "matmul_half");
+
+        let small = GpuTraits { cooperative: Some(Cooperative { side: 8, lanes: 32 }), ..GPU };
+        assert_eq!(half(&small, (33, 32, 8), DType::F16).workgroups, 2);
+        assert_eq!(half(&small, (33, 32, 8), DType::F16).name, "matmul_cooperative_8");
+        let unknown = GpuTraits { cooperative: Some(Cooperative { side: 32, lanes: 32 }), ..GPU };
+        assert_eq!(half(&unknown, (512, 512, 64), DType::F16).name, "matmul_half");
     }
 
     #[test]

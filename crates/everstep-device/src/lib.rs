@@ -41,5 +41,5 @@ pub use half::{bf16, f16};
 pub use layout::{Layout, MAX_RANK, Shape};
 pub use philox::Generator;
 pub use readback::Readback;
-pub use recording::{Args, Command, Dispatch, GpuTraits, Kernel, Recording, Shader, Work};
+pub use recording::{Args, Command, Cooperative, Dispatch, GpuTraits, Kernel, Recording, Shader, Work};
 pub use select::AdapterInfo;

@@ -141,6 +141,17 @@ pub struct GpuTraits {
     pub subgroup: u32,
     /// The largest grid dimension.
     pub max_workgroups: u32,
+    /// The cooperative matrices that shaders may use.
+    pub cooperative: Option<Cooperative>,
+}
+
+/// Matrices that a subgroup multiplies as one operation: of f16, with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cooperative {
+    /// Their rows and columns: 8 or 16.
+    pub side: u32,
+    /// Threads of a subgroup, at most.
+    pub lanes: u32,
 }
 
 impl GpuTraits {

@@ -11,11 +11,18 @@ use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, TypeInner};
 
-/// Parses and validates a shader with no capability beyond WebGPU's; those for the lanes of a subgroup have subgroups too.
+/// Parses and validates a shader with no capability beyond WebGPU's; those for the lanes of a subgroup have subgroups too, and those
+/// on cooperative matrices what these need.
 fn validate(name: &str, text: &str) -> (Module, ModuleInfo) {
     let module =
         naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(text)));
-    let capabilities = if name.ends_with("_lanes") { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let webgpu = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let cooperative = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX;
+    let capabilities = match name {
+        "matmul_cooperative" => webgpu | cooperative,
+        name if name.ends_with("_lanes") => webgpu | Capabilities::SUBGROUP,
+        _ => webgpu,
+    };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())

@@ -56,8 +56,9 @@ impl Kernel for MatmulHalf {
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
         let product = &self.product;
-        let (m, n, _) = product.sizes();
-        let Tiles { name, mut constants, workgroups } = gpu_tiles::matmul_half(gpu, (m, n), product.batches());
+        let operands = (self.operands, [&product.a, &product.b]);
+        let Tiles { name, mut constants, workgroups } =
+            gpu_tiles::matmul_half(gpu, product.sizes(), product.batches(), operands);
         constants.extend(product.epilogue());
         constants.push(("BF16", u32::from(self.operands == DType::BF16)));
         constants.push(("SINGLES", u32::from(self.result == DType::F32)));

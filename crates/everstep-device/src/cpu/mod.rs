@@ -94,6 +94,7 @@ pub const UNIFORMS: &[(&str, &[Field])] = &[
     ("log_softmax", SoftmaxParams::FIELDS),
     ("log_softmax_backward", SoftmaxParams::FIELDS),
     ("matmul", MatmulParams::FIELDS),
+    ("matmul_cooperative", MatmulParams::FIELDS),
     ("matmul_lanes", MatmulParams::FIELDS),
     ("matmul_large", MatmulParams::FIELDS),
     ("matmul_ragged_lanes", MatmulParams::FIELDS),

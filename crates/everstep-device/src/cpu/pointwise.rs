@@ -377,11 +377,11 @@ mod tests {
                 assert_eq!(*word, whole[at] & mask, "{count} {at}");
             }
             // A thread per word: 512 elements to a workgroup.
-            let gpu = GpuTraits { software: true, subgroup: 0, max_workgroups: 65_535 };
+            let gpu = GpuTraits { software: true, subgroup: 0, max_workgroups: 65_535, cooperative: None };
             assert_eq!(kernel.dispatch(&gpu).map(|dispatch| dispatch.workgroups), (count > 0).then_some([1, 1, 1]));
         }
         let wide = cast(1025, part(1025, 1025, 0, 1));
-        let gpu = GpuTraits { software: true, subgroup: 0, max_workgroups: 65_535 };
+        let gpu = GpuTraits { software: true, subgroup: 0, max_workgroups: 65_535, cooperative: None };
         assert_eq!(wide.dispatch(&gpu).unwrap().workgroups, [3, 1, 1]);
     }
 }

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::{Adapter, Backends, DeviceType, Instance};
 
+use super::cooperative;
 use super::driver::Driver;
 use super::executor::GpuExecutor;
 use crate::device::SizeLimits;
 use crate::executor::Executor;
 use crate::loss::{Current, Opened, Source};
 use crate::select::no_device;
-use crate::{ALIGNMENT, AdapterInfo, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
+use crate::{ALIGNMENT, AdapterInfo, Cooperative, Device, DeviceInfo, DeviceKind, Error, GpuTraits, Result};
 
 fn instance() -> &'static Instance {
     static INSTANCE: OnceLock<Instance> = OnceLock::new();
@@ -56,7 +57,7 @@ pub(crate) fn adapters() -> Vec<AdapterInfo> {
 }
 
 /// The adapter named by index or part of its name, `""` for the first, and its index.
-fn choose(wanted: &str) -> Result<(usize, Adapter)> {
+pub(super) fn choose(wanted: &str) -> Result<(usize, Adapter)> {
     let mut adapters = usable();
     let by_name = || {
         let wanted = wanted.to_lowercase();
@@ -131,13 +132,47 @@ fn subgroup(adapter: &Adapter) -> u32 {
     if fixed { info.subgroup_min_size } else { 0 }
 }
 
-fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<AtomicU64>) -> Result<Opened> {
+fn experimental() -> wgpu::ExperimentalFeatures {
+    // SAFETY: wgpu asks whoever enables what is experimental to put up with its bugs. The one kernel that does is tried against
+    // another when the device is opened, and shaders of programs are checked as ever.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
+/// Opens an adapter: with cooperative matrices where it has them and they are right, else without.
+pub(super) fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<AtomicU64>) -> Result<Opened> {
+    let outcome = match cooperative::offered(adapter) {
+        Ok(offered) => connect_with(index, adapter, generation, failures, Some(offered)),
+        Err(reason) => {
+            tracing::debug!(index, reason, "no cooperative matrices");
+            return connect_with(index, adapter, generation, failures, None);
+        }
+    };
+    // A device that was lost over them, or that the driver refused with them, may do well without.
+    match outcome {
+        Ok(opened) if !opened.current.life.is_over() => Ok(opened),
+        outcome => {
+            let reason = outcome.err().map_or("the device was lost".into(), |error| error.to_string());
+            tracing::debug!(index, reason, "opened again without cooperative matrices");
+            connect_with(index, adapter, generation, failures, None)
+        }
+    }
+}
+
+fn connect_with(
+    index: usize,
+    adapter: &Adapter,
+    generation: u64,
+    failures: &Arc<AtomicU64>,
+    offered: Option<Cooperative>,
+) -> Result<Opened> {
     let description = describe(index, adapter);
     let limits = adapter.limits();
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("everstep"),
         required_features: super::timestamps::features(adapter)
-            | adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE),
+            | adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::PIPELINE_CACHE)
+            | offered.map_or(wgpu::Features::empty(), |_| cooperative::FEATURES),
+        experimental_features: offered.map_or(wgpu::ExperimentalFeatures::disabled(), |_| experimental()),
         required_limits: limits.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
@@ -153,6 +188,7 @@ fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<Atom
         software: description.software && !as_hardware,
         subgroup: subgroup(adapter),
         max_workgroups: limits.max_compute_workgroups_per_dimension,
+        cooperative: None,
     };
     let info = DeviceInfo {
         kind: DeviceKind::Gpu,
@@ -170,7 +206,12 @@ fn connect(index: usize, adapter: &Adapter, generation: u64, failures: &Arc<Atom
     };
     let mut current = Current::new(info, sizes, generation, failures);
     let driver = Driver::new(device, current.life.clone());
-    let executor = GpuExecutor::new(driver.clone(), queue, traits);
+    let mut executor = GpuExecutor::new(driver.clone(), queue, traits);
+    match offered.map(|offered| cooperative::adopt(&mut executor, offered)) {
+        Some(Err(reason)) => tracing::debug!(index, reason, "cooperative matrices are not used"),
+        Some(Ok(())) => tracing::debug!(index, ?offered, "cooperative matrices are used"),
+        None => {}
+    }
     current.driver = Some(driver);
     Ok(Opened { executor: Executor::Gpu(Box::new(executor)), current })
 }

@@ -37,7 +37,7 @@ type BindKey = (usize, Vec<(u64, usize, usize)>);
 pub(crate) struct GpuExecutor {
     device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    traits: GpuTraits,
+    pub(super) traits: GpuTraits,
     pub(super) driver: Driver,
     memory: Vec<Option<Memory>>,
     next_unique: u64,

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod cache;
+mod cooperative;
 mod driver;
 mod executor;
 mod kept;

@@ -1,8 +1,12 @@
-//! Products of halves that are read where they lie: against f64 on the CPU engine and in the variants of software and real GPUs.
+//! Products of halves that are read where they lie: against f64 on the CPU engine and in the variants of software and real GPUs, and
+//! those on cooperative matrices with these written out, as software has none.
 
 use everstep_device::cpu::{Matmul, MatmulHalf};
 use everstep_device::functions::Activation;
-use everstep_device::{Buffer, DType, Device, Element, Generator, Kernel, Layout, bf16, f16};
+use everstep_device::{
+    Args, Buffer, Cooperative, DType, Device, Dispatch, Element, Generator, GpuTraits, Kernel, Layout, Shader, bf16,
+    f16,
+};
 use everstep_testing::assert_close;
 
 use crate::variants::{both, matrices, normals, product};
@@ -157,4 +161,141 @@ fn what_does_not_fit_is_refused() {
     assert!(
         check(DType::F16, DType::BF16, [5, 5, 0], 9).is_err() && check(DType::F32, DType::F32, [9, 9, 0], 9).is_err()
     );
+}
+
+/// `matmul_cooperative.wgsl` with each operation on cooperative matrices as a function, for subgroups of 8 threads, in f32: an operand is
+/// a place in workgroup memory, read when it is multiplied, and a thread holds every eighth row of the sums. All else is as on a
+/// GPU that has such matrices: what is staged where, which subgroup does what, what is stored.
+#[derive(Debug)]
+struct WrittenOut {
+    kernel: MatmulHalf,
+    gpu: GpuTraits,
+}
+
+const OPERATIONS: &str = "
+var<private> own: u32;
+const ROWS: u32 = SIDE / 8u;
+const FOURS: u32 = SIDE / 4u;
+// The place of the first element, the distances of rows and of columns.
+alias Operand = vec3<u32>;
+alias Sums = array<vec4<f32>, 8>;
+fn rows_of_tile_a(at: u32, pitch: u32) -> Operand { return vec3<u32>(at, pitch, 1u); }
+fn columns_of_tile_a(at: u32, pitch: u32) -> Operand { return vec3<u32>(at, 1u, pitch); }
+fn rows_of_tile_b(at: u32, pitch: u32) -> Operand { return vec3<u32>(at, pitch, 1u); }
+fn columns_of_tile_b(at: u32, pitch: u32) -> Operand { return vec3<u32>(at, 1u, pitch); }
+fn multiply_add(left: Operand, right: Operand, first: Sums) -> Sums {
+    var sums = first;
+    for (var step = 0u; step < SIDE; step++) {
+        for (var four = 0u; four < FOURS; four++) {
+            let at = right.x + step * right.y + four * 4u * right.z;
+            let columns = vec4<f32>(tile_b[at], tile_b[at + right.z], tile_b[at + 2u * right.z], tile_b[at + 3u * right.z]);
+            for (var row = 0u; row < ROWS; row++) {
+                sums[row * FOURS + four] += tile_a[left.x + (own + row * 8u) * left.y + step * left.z] * columns;
+            }
+        }
+    }
+    return sums;
+}
+fn rows_of_blocks(at: u32, pitch: u32) -> Sums {
+    var sums: Sums;
+    for (var four = 0u; four < ROWS * FOURS; four++) {
+        let place = at + (own + four / FOURS * 8u) * pitch + four % FOURS * 4u;
+        sums[four] = vec4<f32>(blocks[place], blocks[place + 1u], blocks[place + 2u], blocks[place + 3u]);
+    }
+    return sums;
+}
+fn store_rows(values: Sums, at: u32, pitch: u32) {
+    var sums = values;
+    for (var four = 0u; four < ROWS * FOURS; four++) {
+        let place = at + (own + four / FOURS * 8u) * pitch + four % FOURS * 4u;
+        for (var column = 0u; column < 4u; column++) { blocks[place + column] = sums[four][column]; }
+    }
+}
+";
+
+impl WrittenOut {
+    fn text(name: &str, constants: &[(&str, u32)]) -> String {
+        let mut text = everstep_shaders::source(name).unwrap();
+        for (name, value) in constants {
+            let line = text.lines().find(|line| line.starts_with(&format!("override {name}: "))).unwrap().to_string();
+            text = text.replace(&line, &format!("const {name}: u32 = {value}u;"));
+        }
+        let kept = |line: &&str| !["//", "enable ", "alias Matrix"].iter().any(|word| line.trim().starts_with(word));
+        let mut text: String = text.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+        for (from, matrix) in [("tile_a", "MatrixA"), ("tile_b", "MatrixB"), ("blocks", "MatrixC")] {
+            for (operation, order) in [("coopLoadT", "rows"), ("coopLoad", "columns")] {
+                text = text.replace(&format!("{operation}<{matrix}>(&{from}["), &format!("{order}_of_{from}(["));
+            }
+            text = text.replace(&format!("-> {matrix} "), "-> Operand ");
+        }
+        for sums in ["upper_left", "upper_right", "lower_left", "lower_right"] {
+            text = text.replace(&format!("coopStoreT({sums}, &blocks["), &format!("store_rows({sums}, ["));
+        }
+        // A place in an array is an index now.
+        text = text
+            .replace("([", "(")
+            .replace("], PITCH", ", PITCH")
+            .replace("], SIDE)", ", SIDE)")
+            .replace(", [block", ", block");
+        text = text
+            .replace("coopMultiplyAdd(", "multiply_add(")
+            .replace("f16>", "f32>")
+            .replace("array<f16,", "array<f32,");
+        text = text.replace(
+            "@builtin(subgroup_id) subgroup: u32,\n) {\n",
+            "@builtin(subgroup_id) subgroup: u32,\n@builtin(subgroup_invocation_id) thread: u32,\n) {\nown = thread % 8u;\n",
+        );
+        assert!(!text.contains("coop") && text.contains("own = thread"), "{text}");
+        text + OPERATIONS
+    }
+}
+
+impl Kernel for WrittenOut {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn run(&self, _: &mut Args<'_>) {}
+
+    fn dispatch(&self, _: &GpuTraits) -> Option<Dispatch> {
+        let dispatch = self.kernel.dispatch(&self.gpu)?;
+        let Shader::File { name, constants } = &dispatch.shader else { panic!("{dispatch:?}") };
+        assert!(name.starts_with("matmul_cooperative"), "{name} of {self:?}");
+        Some(Dispatch { shader: Shader::Custom(Self::text(name, constants).into()), ..dispatch })
+    }
+}
+
+/// Operands turned all ways, tiles full and not, exactly four subgroups and more.
+#[test]
+fn products_on_cooperative_matrices_written_out_are_right() {
+    // Only there do subgroups have 8 threads.
+    let Some(device) = everstep_testing::gpu().filter(|device| device.info().software) else { return };
+    let mut generator = Generator::new(32);
+    let cases = [
+        ((16, 8), [2, 64, 66, 48], (false, true), DType::F16),
+        ((16, 8), [1, 70, 36, 18], (true, false), DType::F32),
+        ((16, 32), [1, 36, 32, 16], (false, false), DType::F16),
+        ((8, 8), [3, 34, 30, 26], (true, true), DType::F16),
+        ((8, 8), [1, 17, 33, 8], (false, true), DType::F32),
+    ];
+    for ((side, lanes), [batches, m, n, k], (a_turned, b_turned), result) in cases {
+        let (a, b) = (matrices([batches, m, k], a_turned, 2), matrices([batches, k, n], b_turned, 4));
+        let left = stored(DType::F16, normals(&mut generator, a.end()));
+        let right = stored(DType::F16, normals(&mut generator, b.end()));
+        let biases = stored(DType::F16, normals(&mut generator, n));
+        let product_of = Matmul { a, b, bias: Some((0, 1)), activation: Activation::Relu };
+        let kernel = MatmulHalf { product: product_of, operands: DType::F16, result };
+        let cooperative = Some(Cooperative { side, lanes });
+        let gpu = GpuTraits { software: false, subgroup: 0, max_workgroups: 65_535, cooperative };
+        let inputs = [&left, &right, &biases].map(|values| upload(&device, &encoded(DType::F16, values)));
+        let target = upload(&device, &vec![0xff; batches * m * n * result.size()]);
+        run(&device, WrittenOut { kernel, gpu }, &inputs.each_ref().map(slice), &[slice(&target)]);
+        let found = decoded(result, bytemuck::cast_slice(&words::<u32>(&target)));
+        let mut expected = product((&a, &left), (&b, &right), Some(&biases));
+        expected.iter_mut().for_each(|value| *value = value.max(0.0));
+        let name = format!("{side} {lanes} {batches} x {m} x {n} x {k} {a_turned} {b_turned} to {result}");
+        // As in `check`.
+        let absolute = 2e-6 * (k as f64 + 1.0).sqrt() + 2f64.powi(-25);
+        assert_close(&name, &found, &expected, 1e-5 + unit(result), absolute);
+    }
 }

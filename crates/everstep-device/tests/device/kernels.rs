@@ -236,7 +236,7 @@ fn an_error_in_data_appears_with_the_next_read_back_and_is_gone_after() {
 
 #[test]
 fn grids_cover_all_workgroups_with_little_to_spare() {
-    let gpu = GpuTraits { software: false, subgroup: 0, max_workgroups: 65_535 };
+    let gpu = GpuTraits { software: false, subgroup: 0, max_workgroups: 65_535, cooperative: None };
     for workgroups in [0usize, 1, 2, 65_534, 65_535, 65_536, 65_537, 131_071, 1 << 20, (1 << 24) + 1, 65_535 * 65_535] {
         let [x, y, z] = gpu.grid(workgroups);
         let total = x as usize * y as usize;

@@ -92,6 +92,25 @@ fn products_of_halves_are_those_of_f32_rounded_once() {
     }
 }
 
+/// On a GPU a product reads halves where they lie: no copies of them in f32, and none of the result but where rows are no whole words.
+#[test]
+fn products_of_halves_are_one_command() {
+    let device = Device::null();
+    for (precision, half) in HALVES {
+        let [x, weight, narrow] = [[3, 7], [4, 7], [5, 7]]
+            .map(|shape| Tensor::zeros(&shape, &device).unwrap().cast(half).unwrap().copy().unwrap());
+        device.flush().unwrap();
+        let commands = |weight: &Tensor| {
+            let before = device.counters().commands;
+            let y = autocast(precision, || x.linear(weight, None, Activation::Relu)).unwrap();
+            device.flush().unwrap();
+            assert_eq!(y.dtype(), half);
+            device.counters().commands - before
+        };
+        assert_eq!((commands(&weight), commands(&narrow)), (1, 2), "{half}");
+    }
+}
+
 /// The gradients of attention on halves against those of f32 on the same numbers.
 #[test]
 fn gradients_of_attention_on_halves() {
