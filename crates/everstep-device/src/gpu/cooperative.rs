@@ -73,6 +73,9 @@ pub(super) fn adopt(executor: &mut GpuExecutor, cooperative: Cooperative) -> Res
     Ok(())
 }
 
+/// A product, and its a, b and bias.
+type Trial = (MatmulHalf, [Vec<f16>; 3]);
+
 /// A way to run a product.
 type Way<'a> = &'a dyn Fn(&MatmulHalf) -> Option<Dispatch>;
 
@@ -120,7 +123,7 @@ fn same(found: &[f32], expected: &[f32]) -> Result<(), String> {
 /// Elements are whole numbers from -8 to 23, whose sums over 520 of them are around 29,000: most of those are no f16, which shows if
 /// sums are. Every third row is negated. Where there is no bias, some rows are the smallest halves, and there are an infinity
 /// and a NaN.
-fn trials() -> Result<Vec<(MatmulHalf, [Vec<f16>; 3])>, String> {
+fn trials() -> Result<Vec<Trial>, String> {
     let [batches, m, n, k] = [2, 140, 134, 520];
     let turns = [(false, false), (true, false), (false, true), (true, true)];
     let trial = |(number, (a_turned, b_turned)): (usize, (bool, bool))| {
