@@ -25,20 +25,30 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     const ALIGN: usize = 64;
+    /// A large page of the usual processors, which from twice as many bytes on a piece begins at and asks for.
+    const LARGE_PAGE: usize = 2 << 20;
+
+    /// What the first word of a piece lies at a multiple of.
+    fn align(bytes: usize) -> usize {
+        if bytes >= 2 * Self::LARGE_PAGE { Self::LARGE_PAGE } else { Self::ALIGN }
+    }
 
     /// Aligned by hand: asked for zeroed memory of a larger alignment than its own, the allocator writes the zeros, which
     /// for a large piece takes seconds, where the system has pages of zeros at hand that cost nothing until they are used.
     fn allocation(bytes: usize) -> Option<Allocation> {
-        Allocation::from_size_align(bytes.checked_add(Self::ALIGN)?, 16).ok()
+        Allocation::from_size_align(bytes.checked_add(Self::align(bytes))?, 16).ok()
     }
 
     /// Zeroed memory of at least `bytes` bytes; `None` where the system has none left.
     pub(super) fn new(bytes: usize) -> Option<Self> {
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(Self::allocation(bytes)?) })?;
-        let ahead = start.addr().get().next_multiple_of(Self::ALIGN) - start.addr().get();
-        // SAFETY: fewer than `ALIGN` bytes, and so many were asked for on top.
+        let ahead = start.addr().get().next_multiple_of(Self::align(bytes)) - start.addr().get();
+        // SAFETY: fewer bytes than the alignment, and so many were asked for on top.
         let words = unsafe { start.add(ahead) }.cast();
+        if bytes >= 2 * Self::LARGE_PAGE {
+            ask_for_large_pages(words, bytes / Self::LARGE_PAGE * Self::LARGE_PAGE);
+        }
         Some(Self { words, count: bytes / 4, start })
     }
 
@@ -58,6 +68,16 @@ impl Drop for Memory {
             unsafe { dealloc(self.start.as_ptr(), allocation) };
         }
     }
+}
+
+/// Large pages need fewer look-ups of addresses: passes over arrays that no cache holds take a tenth less time. Whole pages
+/// alone, so that no more memory is used than is asked for. Where the system has none, the pages are small ones.
+fn ask_for_large_pages(start: NonNull<u32>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: these pages are the caller's, and the advice does not change what they hold.
+    let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxHugepage) };
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 /// A mutable slice that threads write disjoint parts of.
@@ -119,4 +139,22 @@ pub(super) fn collapse_all(shape: &Shape, layouts: &[&Layout]) -> (Axes, Operand
     let mut strides: Operands<_> = layouts.iter().map(|_| [0; MAX_RANK]).collect();
     let rank = collapse(shape, &raw, &mut dims, |axis, operand, stride| strides[operand][axis] = stride);
     (Axes::from_slice(&dims[..rank]), strides.iter().map(|s| Axes::from_slice(&s[..rank])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_and_zero_whatever_its_size() {
+        let large = 2 * Memory::LARGE_PAGE;
+        for bytes in [4, 256, large - 4, large, large + 260, 5 * Memory::LARGE_PAGE + 12] {
+            let memory = Memory::new(bytes).unwrap();
+            assert_eq!((memory.count(), memory.pointer().addr() % Memory::align(bytes)), (bytes / 4, 0));
+            // SAFETY: the memory's words, which nothing else looks at.
+            let words = unsafe { std::slice::from_raw_parts_mut(memory.pointer(), memory.count()) };
+            assert!(words.iter().all(|word| *word == 0), "{bytes} bytes");
+            words.fill(1);
+        }
+    }
 }
