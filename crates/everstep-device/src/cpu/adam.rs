@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::sgd::{CHUNK, Penalty, Step};
-use super::simd::simd;
-use super::tally::{self, Tally};
+use super::simd::{LINE, fetch, simd};
+use super::tally::{self, Lanes, TURNS, Tally};
 use crate::gpu_tiles;
 use crate::params::params;
 use crate::{Args, Dispatch, GpuTraits, Kernel, Shader};
@@ -29,25 +29,61 @@ params! {
 #[derive(Clone, Debug)]
 pub struct Adam(pub AdamParams);
 
-simd! {
-    fn update(p: AdamParams, step: Step, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) -> [Tally; 3] {
-        let count = value.len();
-        let (gradient, first, second) = (&gradient[..count], &mut first[..count], &mut second[..count]);
+/// Elements that the four arrays are fetched ahead: the update waits for memory and for nothing else.
+const AHEAD: usize = 512;
+
+/// The factors of one update.
+#[derive(Clone, Copy)]
+struct Rule {
+    p: AdamParams,
+    step: Step,
+    penalty: Penalty,
+    decay: f32,
+}
+
+impl Rule {
+    #[inline(always)]
+    fn new(p: AdamParams, step: Step) -> Self {
         let coupled = if p.decoupled == 0 { p.weight_decay } else { 0.0 };
-        let penalty = Penalty { limit: p.clip_value, l1: p.l1, l2: coupled };
         let decay = if p.decoupled == 0 { 0.0 } else { step.row[0] * p.weight_decay };
-        let [mut values, mut firsts, mut seconds] = [Tally::default(); 3];
-        for index in 0..count {
-            let before = value[index];
-            let g = step.gradient(gradient[index], before, penalty);
-            let m = p.beta1 * first[index] + p.rest1 * g;
-            let v = p.beta2 * second[index] + p.rest2 * (g * g);
-            firsts.store(index, &mut first[index], m);
-            seconds.store(index, &mut second[index], v);
-            let update = step.row[1] * (m / (v.sqrt() * step.row[2] + p.epsilon));
-            values.store(index, &mut value[index], before - decay * before - update);
+        Self { p, step, penalty: Penalty { limit: p.clip_value, l1: p.l1, l2: coupled }, decay }
+    }
+
+    /// Element `lane` of a block of [`TURNS`], or of what is left behind the last one.
+    #[inline(always)]
+    fn one(&self, lane: usize, gradient: f32, [value, first, second]: [&mut f32; 3], tallies: &mut [Lanes; 3]) {
+        let Self { p, step, penalty, decay } = *self;
+        let before = *value;
+        let g = step.gradient(gradient, before, penalty);
+        let m = p.beta1 * *first + p.rest1 * g;
+        let v = p.beta2 * *second + p.rest2 * (g * g);
+        tallies[1].store(lane, first, m);
+        tallies[2].store(lane, second, v);
+        let update = step.row[1] * (m / (v.sqrt() * step.row[2] + p.epsilon));
+        tallies[0].store(lane, value, before - decay * before - update);
+    }
+}
+
+simd! {
+    fn update(rule: Rule, gradient: &[f32], value: &mut [f32], first: &mut [f32], second: &mut [f32]) -> [Tally; 3] {
+        let mut tallies = [Lanes::default(); 3];
+        let (gradients, gradient) = gradient.as_chunks::<TURNS>();
+        let (values, value) = value.as_chunks_mut::<TURNS>();
+        let (firsts, first) = first.as_chunks_mut::<TURNS>();
+        let (seconds, second) = second.as_chunks_mut::<TURNS>();
+        for (((gradient, value), first), second) in gradients.iter().zip(values).zip(firsts).zip(seconds) {
+            for array in [gradient.as_ptr(), value.as_ptr(), first.as_ptr(), second.as_ptr()] {
+                fetch(array.wrapping_add(AHEAD), TURNS / LINE);
+            }
+            for lane in 0..TURNS {
+                rule.one(lane, gradient[lane], [&mut value[lane], &mut first[lane], &mut second[lane]], &mut tallies);
+            }
         }
-        [values, firsts, seconds]
+        let rest = gradient.iter().zip(value).zip(first).zip(second).enumerate();
+        for (lane, (((gradient, value), first), second)) in rest.take(TURNS) {
+            rule.one(lane, *gradient, [value, first, second], &mut tallies);
+        }
+        tallies.map(|lanes| lanes.sum())
     }
 }
 
@@ -71,9 +107,10 @@ impl Kernel for Adam {
         let second: &mut [f32] = &mut bytemuck::cast_slice_mut(second)[range];
         let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
         let state = value.par_chunks_mut(CHUNK).zip(moments);
+        let rule = Rule::new(p, step);
         let parts = state
             .zip(gradient.par_chunks(CHUNK))
-            .map(|((value, (first, second)), gradient)| update(p, step, gradient, value, first, second));
+            .map(|((value, (first, second)), gradient)| update(rule, gradient, value, first, second));
         tally::publish(parts.reduce(Default::default, tally::add), sums);
     }
 

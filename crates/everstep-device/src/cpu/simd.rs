@@ -1,6 +1,6 @@
 //! One plain function, compiled for several instruction sets.
 //!
-//! The CPU engine contains no intrinsics outside of `tile_avx512.rs`. A loop is written once, in safe Rust, and the [`simd!`] macro compiles it
+//! The CPU engine contains no intrinsics outside of `tile_avx512.rs` but those of [`fetch`]. A loop is written once, in safe Rust, and the [`simd!`] macro compiles it
 //! three times: for the target's baseline, for AVX2 and for AVX-512. LLVM vectorises each copy to the width it is
 //! allowed to use, and a call runs the best copy that the processor supports.
 //!
@@ -44,6 +44,29 @@ pub(crate) fn level() -> Level {
 fn remember(level: Level) -> Level {
     DETECTED.store(level as u8, Ordering::Relaxed);
     level
+}
+
+/// Asks the memory for cache lines from an element on, wherever it lies: nothing is read, so an address outside of any slice
+/// does no harm. The hardware fetches ahead by itself only within a page, and only where it sees a pattern.
+#[inline(always)]
+pub(crate) fn fetch(from: *const f32, lines: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..lines {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every processor of this architecture has the instruction, which neither reads nor faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * LINE).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, lines);
+}
+
+/// Elements of a cache line.
+pub(crate) const LINE: usize = 16;
+
+/// Asks for all of a slice, which is worth it where other work follows before it is read.
+#[inline(always)]
+pub(crate) fn fetch_all(values: &[f32]) {
+    fetch(values.as_ptr(), values.len().div_ceil(LINE));
 }
 
 /// Asks the processor. Each level requires the features of the one below, so that the order of [`Level`] is true.

@@ -25,6 +25,35 @@ impl Tally {
     }
 }
 
+/// Neighbours that are turned by different amounts.
+pub(super) const TURNS: usize = u32::BITS as usize;
+
+/// A [`Tally`] that takes whole blocks of [`TURNS`] elements, the first of an index that is a multiple of it: what each lane turns
+/// its bits by is then known ahead, and the sums stay in vectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lanes {
+    read: [u32; TURNS],
+    written: [u32; TURNS],
+    refused: [u32; TURNS],
+}
+
+impl Lanes {
+    /// As [`Tally::store`], of an element of a block.
+    #[inline(always)]
+    pub(super) fn store(&mut self, lane: usize, slot: &mut f32, after: f32) {
+        let mut one = Tally { read: self.read[lane], written: self.written[lane], refused: self.refused[lane] };
+        one.store(lane, slot, after);
+        (self.read[lane], self.written[lane], self.refused[lane]) = (one.read, one.written, one.refused);
+    }
+
+    /// All lanes.
+    #[inline(always)]
+    pub(super) fn sum(&self) -> Tally {
+        let sum = |lanes: &[u32; TURNS]| lanes.iter().fold(0u32, |sum, lane| sum.wrapping_add(*lane));
+        Tally { read: sum(&self.read), written: sum(&self.written), refused: sum(&self.refused) }
+    }
+}
+
 /// The tallies of both, buffer by buffer.
 pub(super) fn add<const BUFFERS: usize>(mut left: [Tally; BUFFERS], right: [Tally; BUFFERS]) -> [Tally; BUFFERS] {
     for (left, right) in left.iter_mut().zip(right) {
@@ -41,5 +70,25 @@ pub(super) fn publish<const BUFFERS: usize>(tallies: [Tally; BUFFERS], sums: &mu
         for (sum, part) in sums.iter_mut().zip([tally.read, tally.written, tally.refused]) {
             *sum = sum.wrapping_add(part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Elements of whole blocks, a value that is refused, and a rest.
+    #[test]
+    fn lanes_sum_as_one_tally_does() {
+        let before: Vec<f32> = (0..3 * TURNS + 5).map(|at| at as f32 - 40.5).collect();
+        let after = |at: usize| if at == 70 { f32::NAN } else { before[at] * 1.5 };
+        let (mut one, mut lanes) = (Tally::default(), Lanes::default());
+        let (mut left, mut right) = (before.clone(), before.clone());
+        for at in 0..before.len() {
+            one.store(at, &mut left[at], after(at));
+            lanes.store(at % TURNS, &mut right[at], after(at));
+        }
+        assert_eq!((lanes.sum(), one.refused), (one, 1));
+        assert!(left.iter().zip(&right).all(|(left, right)| left.to_bits() == right.to_bits()));
     }
 }
