@@ -289,15 +289,43 @@ simd! {
     }
 }
 
+/// Windows of a row that are handled at a time, going backward.
+const MANY: usize = 16;
+
+/// The two pixels of each window in one row of the image, as one word: the gradient where the maximum is, 0 where it is not.
+/// `corner` is the place of the first one.
+#[inline(always)]
+fn give_back<const N: usize>(places: &[u32; N], dy: &[f32; N], corner: u32) -> [u64; N] {
+    std::array::from_fn(|at| {
+        let (place, dy) = (places[at].wrapping_sub(corner + 2 * at as u32), u64::from(dy[at].to_bits()));
+        // Without branches, so that it becomes vector code; in memory the left pixel comes first.
+        let (left, right) = (u64::from(place == 0).wrapping_neg(), u64::from(place == 1).wrapping_neg());
+        (dy & left | (dy << 32) & right).to_le()
+    })
+}
+
 simd! {
-    /// The pixels of a row of windows' tops or bottoms: the gradient where the maximum is, so far from the corner, else 0.
-    fn give_back(places: &[u32], corners: &[u32], dy: &[f32], ahead: u32, pixels: &mut [f32]) {
-        let count = dy.len();
-        let (places, corners, pixels) = (&places[..count], &corners[..count], &mut pixels[..2 * count]);
-        for at in 0..count {
-            let place = places[at].wrapping_sub(corners[at]).wrapping_sub(ahead);
-            pixels[2 * at] = if place == 0 { dy[at] } else { 0.0 };
-            pixels[2 * at + 1] = if place == 1 { dy[at] } else { 0.0 };
+    /// dx of a plane whose windows are quarters, `width` in a row: every pixel is written. Whole vectors at a time, as far as they
+    /// go: what a row writes too much, the next one overwrites.
+    fn spread_quarters(places: &[u32], dy: &[f32], width: usize, dx: &mut [f32]) {
+        let (dx, _) = dx.as_chunks_mut::<2>();
+        for (row, start) in (0..dy.len()).step_by(width).enumerate() {
+            for line in [2 * row, 2 * row + 1] {
+                let corner = (line * 2 * width) as u32;
+                let mut first = 0;
+                while first < width {
+                    let (places, dy) = (&places[start + first..], &dy[start + first..]);
+                    let (pixels, corner) = (&mut dx[line * width + first..], corner + 2 * first as u32);
+                    let whole = (places.first_chunk::<MANY>(), dy.first_chunk::<MANY>(), pixels.first_chunk_mut::<MANY>());
+                    if let (Some(places), Some(dy), Some(pixels)) = whole {
+                        *pixels = bytemuck::cast(give_back(places, dy, corner));
+                        first += MANY;
+                    } else {
+                        pixels[0] = bytemuck::cast(give_back(&[places[0]], &[dy[0]], corner)[0]);
+                        first += 1;
+                    }
+                }
+            }
         }
     }
 }
@@ -308,25 +336,6 @@ fn max_quarters(g: &PoolGeometry, corners: &[u32], x: &[f32], y: &mut [f32], pla
     let lower: &mut [u32] = bytemuck::cast_slice_mut(&mut lower[..2 * y.len()]);
     larger_of_rows(x, g.input[1], best, lower);
     larger_of_pairs(best, lower, corners, g.input[1] as u32, y, places);
-}
-
-/// dx of a plane whose windows are quarters: every pixel is written once.
-fn spread_quarters(
-    g: &PoolGeometry,
-    corners: &[u32],
-    (places, dy): (&[u32], &[f32]),
-    dx: &mut [f32],
-    rows: &mut [f32],
-) {
-    let width = g.input[1];
-    let (tops, bottoms) = rows.split_at_mut(2 * dy.len());
-    give_back(places, corners, dy, 0, tops);
-    give_back(places, corners, dy, width as u32, bottoms);
-    let rows = tops.chunks_exact(width).zip(bottoms.chunks_exact(width));
-    for (dx, (top, bottom)) in dx.chunks_exact_mut(2 * width).zip(rows) {
-        dx[..width].copy_from_slice(top);
-        dx[width..].copy_from_slice(bottom);
-    }
 }
 
 /// dx of [`MaxPool`]: each place adds up, in order, the gradients of the windows whose maximum it is. Inputs: places, dy;
@@ -352,8 +361,7 @@ impl Kernel for MaxPoolBackward {
         let inputs = places.par_chunks(positions).zip(dy.par_chunks(positions));
         let planes = dx.par_chunks_mut(pixels).with_min_len(g.least()).zip(inputs);
         if g.is_quarters() {
-            let (corners, buffer) = (corners(g), || scratch::take(4 * positions));
-            return planes.for_each_init(buffer, |rows, (dx, plane)| spread_quarters(g, &corners, plane, dx, rows));
+            return planes.for_each(|(dx, (places, dy))| spread_quarters(places, dy, g.output[1], dx));
         }
         planes.for_each(|(dx, (places, dy))| {
             dx.fill(0.0);
@@ -549,11 +557,16 @@ mod tests {
                 assert_eq!(found, expected, "{output:?} {level:?}");
             }
             let dy: Vec<f32> = (0..positions).map(|at| at as f32 + 1.0).collect();
-            let mut dx = vec![9.0; g.pixels()];
-            spread_quarters(&g, &corners, (&expected.1, &dy), &mut dx, &mut vec![9.0; 4 * positions]);
             let mut scattered = vec![0.0; g.pixels()];
             expected.1.iter().zip(&dy).for_each(|(place, dy)| scattered[*place as usize] += *dy);
-            assert_eq!(dx, scattered, "{output:?}");
+            let spread = on_each_level(|| {
+                let mut dx = vec![9.0; g.pixels()];
+                spread_quarters(&expected.1, &dy, output[1], &mut dx);
+                dx
+            });
+            for (level, dx) in spread {
+                assert_eq!(dx, scattered, "{output:?} {level:?}");
+            }
         }
     }
 }
