@@ -126,6 +126,8 @@ pub struct ConvBackwardWeight {
 
 /// Positions of a block of columns here, where they are what a product adds up: long sums, still within a cache.
 const WEIGHT_BLOCK: usize = 256;
+/// Elements of an image that are fetched while another one is added: no more than stay in a second-level cache.
+const FETCHED: usize = 1 << 17;
 /// The most parts: work for so many threads where the channels alone are none.
 const PARTS: usize = 16;
 /// Elements that all parts together may have, beyond those of one.
@@ -155,7 +157,7 @@ impl ConvBackwardWeight {
         &self,
         direct: Option<&DirectWeight>,
         (part, group, channels): (usize, usize, Range<usize>),
-        (x, dy): (&[f32], &[f32]),
+        inputs: (&[f32], &[f32]),
         to: &Writer<'_, f32>,
     ) {
         let g = &self.geometry;
@@ -173,11 +175,13 @@ impl ConvBackwardWeight {
                 let (image, first) = (row / height, row % height);
                 let last = height.min(first + end - row);
                 let plane = image * g.groups + group;
-                let x = &x[(plane * g.channels + channels.start) * g.pixels()..][..channels.len() * g.pixels()];
-                let dy = &dy[plane * g.outputs * g.positions()..(plane + 1) * g.outputs * g.positions()];
+                let (x, dy) = self.image(inputs, plane, &channels);
                 if let Some(direct) = direct {
+                    let next = if image + 1 < g.batch { plane + g.groups } else { plane };
+                    let mut next = self.next(direct, inputs, next, &channels);
                     for some in blocks(first..last, direct.rows()) {
-                        direct.add((x, dy), (channels.len(), some), [first_buffer, second_buffer], sums);
+                        let buffers = [&mut *first_buffer, &mut *second_buffer];
+                        direct.add((x, dy), (channels.len(), some), buffers, sums, &mut next);
                     }
                 } else {
                     for range in blocks(first * width..last * width, size) {
@@ -194,6 +198,32 @@ impl ConvBackwardWeight {
                 to.iter_mut().zip(sums).for_each(|(to, sum)| *to = *sum);
             }
         });
+    }
+
+    /// Some channels of x of a group of an image, and all of dy; `plane` counts both.
+    fn image<'a>(
+        &self,
+        (x, dy): (&'a [f32], &'a [f32]),
+        plane: usize,
+        channels: &Range<usize>,
+    ) -> (&'a [f32], &'a [f32]) {
+        let g = &self.geometry;
+        let x = &x[(plane * g.channels + channels.start) * g.pixels()..][..channels.len() * g.pixels()];
+        (x, &dy[plane * g.outputs * g.positions()..(plane + 1) * g.outputs * g.positions()])
+    }
+
+    /// An image in the parts in which it is fetched while another one is added; none of a large one.
+    fn next<'a>(
+        &self,
+        direct: &DirectWeight,
+        inputs: (&'a [f32], &'a [f32]),
+        plane: usize,
+        channels: &Range<usize>,
+    ) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        let (x, dy) = self.image(inputs, plane, channels);
+        let (x, dy) = if x.len() + dy.len() > FETCHED { (&[][..], &[][..]) } else { (x, dy) };
+        let size = (x.len() + dy.len()).div_ceil(direct.fetches(channels.len()).max(1)).max(1);
+        x.chunks(size).chain(dy.chunks(size))
     }
 
     /// Adds columns dy^T over a block of positions of one image to the sums, `[rows, outputs]`: that way round it is dy,

@@ -1,8 +1,9 @@
 //! Convolution with a stride of 1 from tiles, without a matrix of columns.
 //!
-//! A band of rows is copied once with its padding. In it, a tap lies the same number of elements ahead of every output, if the
-//! outputs are counted along the padded rows: so the right operand of a tile is the band itself, read from one place per channel
-//! and tap. What is computed for the columns that lie in the padding (2 of 30, of a 3 x 3 kernel and images of 28) is dropped.
+//! A band of rows is copied once with its padding, where the zeros behind a row are those before the next. In it, a tap lies the
+//! same number of elements ahead of every output, if the outputs are counted along the padded rows: so the right operand of a
+//! tile is the band itself, read from one place per channel and tap. What is computed for the columns that lie in the padding (1
+//! of 29, of a 3 x 3 kernel and images of 28) is dropped as the tile is stored.
 //!
 //! The gradient of the input is the same convolution, of the gradient of the result with the kernel turned around.
 
@@ -16,14 +17,12 @@ use super::matmul::{Matrix, activate};
 use super::memory::Writer;
 use super::product::interleave;
 use super::scratch::{self, Scratch};
-use super::simd::{Level, level, simd};
-use super::tile::{self, COLUMNS, Finish, LANES, Places, ROWS, Tile};
+use super::simd::{Level, fetch_all, level, simd};
+use super::tile::{self, Bias, COLUMNS, Finish, Kept, LANES, Places, ROWS, Tile};
 use crate::functions::Activation;
 
 /// Steps of a tile, at most: so the part of a band that a tile reads stays in the first-level cache for all outputs.
 const DEPTH: usize = 320;
-/// Positions whose sums are kept at a time, in elements of all outputs together.
-const SUMS: usize = 1 << 15;
 /// Elements of a band.
 const BAND: usize = 1 << 16;
 /// Elements of weights that are worth handing out.
@@ -101,9 +100,14 @@ impl Direct {
         (self.kernel[axis] - 1) * self.dilation[axis]
     }
 
-    /// Elements of a padded row.
+    /// Elements from one padded row to the next.
     fn pitch(&self) -> usize {
-        self.source[1] + 2 * self.padding[1]
+        (self.source[1] + self.padding[1]).max(self.result[1])
+    }
+
+    /// Elements of a channel's band, for so many rows of results: behind the last row there are zeros too.
+    fn channel(&self, rows: usize) -> usize {
+        (rows + self.reach(0)) * self.pitch() + self.padding[1]
     }
 
     /// The blocks of sources that make up the steps of a tile.
@@ -165,7 +169,8 @@ impl Direct {
         let rows = self.task_rows();
         let bands = self.result[0].div_ceil(rows);
         let most = self.blocks().map(|block| block.len()).max().unwrap_or(0);
-        let places = self.places(most, (rows + self.reach(0)) * self.pitch());
+        let places = self.places(most, self.channel(rows));
+        assert!(y.len() >= self.batch * self.groups * self.results * self.result[0] * self.result[1]);
         let y = Writer::new(y);
         (0..self.batch * self.groups * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (plane, first) = (task / bands, task % bands * rows);
@@ -183,68 +188,98 @@ impl Direct {
         after: After<'_>,
         y: &Writer<'_, f32>,
     ) {
-        let (pitch, size) = (self.pitch(), self.results * self.sources * self.taps());
+        let size = self.results * self.sources * self.taps();
         let weights = &weights[plane % self.groups * size..][..size];
-        let channel = (most + self.reach(0)) * pitch;
-        let outputs = (rows.len() - 1) * pitch + self.result[1];
-        let most = (SUMS / self.results / COLUMNS).max(1) * COLUMNS;
-        let count = most.min(outputs.next_multiple_of(COLUMNS));
+        let whole = rows.len() == self.result[0];
+        let (channel, plane_size) = (self.channel(most), self.result[0] * self.result[1]);
+        let outputs = (rows.len() - 1) * self.pitch() + self.result[1];
+        let bias = after.bias.map(|bias| &bias[plane % self.groups * self.results..][..self.results]);
         // A tile's vectors may reach beyond the last row.
-        with_scratch([self.sources * channel + COLUMNS, self.results * count, 0], |[band, sums, _]| {
+        with_scratch([self.sources * channel + COLUMNS, 0, 0], |[band, _, _]| {
             self.pad(x, plane, &rows, (channel, band));
-            for start in (0..outputs).step_by(count) {
-                let here = count.min(outputs - start);
+            // The next image comes while this one is computed.
+            let next = (plane + 1) * self.sources * self.source[0] * self.source[1];
+            let next = if whole { &x[next.min(x.len())..] } else { &[] };
+            let next = &next[..next.len().min(self.sources * self.source[0] * self.source[1])];
+            let tiles = outputs.div_ceil(COLUMNS) * self.results.div_ceil(ROWS);
+            let mut next = next.chunks(next.len().div_ceil(tiles).max(LANES));
+            for start in (0..outputs).step_by(COLUMNS) {
+                let (kept, vectors) = self.kept(start, outputs);
                 for block in self.blocks() {
-                    let weights = &weights[block.start * self.taps() * self.results..];
-                    let band = &band[block.start * channel + start..];
-                    self.tiles((weights, band), (&block, channel, here), places, (sums, count));
-                }
-                let kept = |end: usize| end / pitch * self.result[1] + (end % pitch).min(self.result[1]);
-                let (from, length) = (rows.start * self.result[1] + kept(start), kept(start + here) - kept(start));
-                for (result, sums) in sums.chunks_exact(count).enumerate() {
-                    let channel = plane * self.results + result;
-                    // SAFETY: blocks of positions of the channels of y are disjoint.
-                    let to = unsafe { y.range(channel * self.result[0] * self.result[1] + from, length) };
-                    let bias = after.bias.map_or(0.0, |bias| bias[channel % (self.groups * self.results)]);
-                    keep(sums, (start % pitch, pitch, self.result[1]), bias, after.activation == Activation::Relu, to);
-                    if after.activation != Activation::Relu {
-                        activate(after.activation, to);
+                    let last = block.end == self.sources;
+                    let right = (&band[block.start * channel + start..], channel, &places[..block.len() * self.taps()]);
+                    for row in (0..self.results).step_by(ROWS) {
+                        let bias = bias.filter(|_| last).map_or(Bias::None, |bias| Bias::Rows(bias[row..].as_ptr()));
+                        let relu = last && after.activation == Activation::Relu;
+                        let finish = Finish { add: block.start > 0, bias, relu };
+                        let left = &weights[(block.start * self.results + row * block.len()) * self.taps()..];
+                        let result = (plane * self.results + row) * plane_size + rows.start * self.result[1];
+                        // SAFETY: within y, whose length `run` has asserted; bands of channels are disjoint.
+                        unsafe {
+                            let result = y.pointer().add(result);
+                            self.tile((left, right), (self.results - row).min(ROWS), (kept, vectors), (result, finish));
+                        }
+                        next.next().into_iter().for_each(fetch_all);
                     }
                 }
             }
         });
-    }
-
-    /// The sums of all results at `count` neighbouring positions of the band, over a block of sources.
-    fn tiles(
-        &self,
-        (weights, band): (&[f32], &[f32]),
-        (block, channel, count): (&Range<usize>, usize, usize),
-        places: &[usize],
-        (sums, distance): (&mut [f32], usize),
-    ) {
-        let steps = block.len() * self.taps();
-        let places = &places[..steps];
-        let finish = Finish { add: block.start > 0, bias: std::ptr::null(), relu: false };
-        assert!(weights.len() >= self.results * steps && sums.len() >= self.results * distance && count <= distance);
-        assert!(band.len() >= places[steps - 1] + count.next_multiple_of(LANES), "a tile leaves its band");
-        for column in (0..count).step_by(COLUMNS) {
-            for row in (0..self.results).step_by(ROWS) {
-                let tile = Tile {
-                    steps,
-                    left: weights[row * steps..].as_ptr(),
-                    left_step: ROWS.min(self.results - row),
-                    right: band[column..].as_ptr(),
-                    places: Places(places),
-                    ahead: channel,
-                    result: sums[row * distance + column..].as_mut_ptr(),
-                    distance,
-                };
-                let size = (ROWS.min(self.results - row), COLUMNS.min(count - column));
-                // SAFETY: the assertions; `suits` knows the processor.
-                unsafe { tile::multiply(&tile, size, finish) };
+        if !matches!(after.activation, Activation::None | Activation::Relu) {
+            for result in plane * self.results..(plane + 1) * self.results {
+                let first = result * plane_size + rows.start * self.result[1];
+                // SAFETY: blocks of positions of the channels of y are disjoint.
+                activate(after.activation, unsafe { y.range(first, rows.len() * self.result[1]) });
             }
         }
+    }
+
+    /// Which of the positions that a tile computes are columns of results, and its vectors; positions are counted along the
+    /// padded rows, and there are `outputs` of them.
+    fn kept(&self, start: usize, outputs: usize) -> (Kept, usize) {
+        let (pitch, width) = (self.pitch(), self.result[1]);
+        let vectors = (outputs - start).div_ceil(LANES).min(COLUMNS / LANES);
+        let mut kept = Kept::default();
+        for (vector, (mask, place)) in kept.0.iter_mut().enumerate().take(vectors) {
+            let first = start + vector * LANES;
+            let (mut at, mut column, count) = (0, first % pitch, LANES.min(outputs - first));
+            *place = first / pitch * width + column.min(width);
+            while at < count {
+                let run = width.saturating_sub(column).min(count - at);
+                *mask |= (((1u32 << run) - 1) << at) as u16;
+                (at, column) = (at + run + pitch - column.max(width).min(pitch), 0);
+            }
+        }
+        (kept, vectors)
+    }
+
+    /// The sums of some results at the positions of a tile, over a block of sources: (weights from the first of them on; the band
+    /// from the tile on, elements of a channel, places of the steps).
+    ///
+    /// # Safety
+    /// The result holds what is kept, and no other thread touches it.
+    #[inline]
+    unsafe fn tile(
+        &self,
+        (weights, (band, channel, places)): (&[f32], (&[f32], usize, &[usize])),
+        rows: usize,
+        (kept, vectors): (Kept, usize),
+        (result, finish): (*mut f32, Finish),
+    ) {
+        let steps = places.len();
+        assert!(weights.len() >= rows * steps, "a tile leaves its weights");
+        assert!(band.len() >= places[steps - 1] + vectors * LANES, "a tile leaves its band");
+        let tile = Tile {
+            steps,
+            left: weights.as_ptr(),
+            left_step: rows,
+            right: band.as_ptr(),
+            places: Places(places),
+            ahead: channel,
+            result,
+            distance: self.result[0] * self.result[1],
+        };
+        // SAFETY: the assertions and the caller's word; `suits` knows the processor.
+        unsafe { tile::multiply(&tile, (rows, vectors), kept, finish) };
     }
 
     /// Copies the rows that some rows of results are computed from, with the padding around them.
@@ -252,7 +287,7 @@ impl Direct {
         let pixels = self.source[0] * self.source[1];
         let x = &x[plane * self.sources * pixels..(plane + 1) * self.sources * pixels];
         for (x, band) in x.chunks_exact(pixels).zip(band.chunks_exact_mut(channel)) {
-            pad_rows(x, self.source, self.padding, rows.start..rows.end + self.reach(0), band);
+            pad_rows(x, self.source, (self.padding, self.pitch()), rows.start..rows.end + self.reach(0), band);
         }
     }
 }
@@ -263,21 +298,33 @@ fn suits(g: &ConvGeometry) -> bool {
 }
 
 simd! {
-    /// Copies rows of an image as they lie in its padded form, where they are counted.
-    fn pad_rows(x: &[f32], size: [usize; 2], padding: [usize; 2], rows: Range<usize>, to: &mut [f32]) {
-        let [height, width] = size;
-        let pitch = width + 2 * padding[1];
+    /// Copies rows of an image as they lie in its padded form, where they are counted: `form` is its padding, and the elements from
+    /// one row to the next. What a run writes too much, the next one overwrites.
+    fn pad_rows(x: &[f32], size: [usize; 2], form: ([usize; 2], usize), rows: Range<usize>, to: &mut [f32]) {
+        let ([height, width], (padding, pitch)) = (size, form);
         for row in rows.clone() {
-            let start = (row - rows.start) * pitch;
+            let to = &mut to[(row - rows.start) * pitch..];
             match row.checked_sub(padding[0]).filter(|row| *row < height) {
-                None => to[start..start + pitch].fill(0.0),
+                None => zero_run(to, pitch),
                 Some(row) => {
-                    to[start..start + padding[1]].fill(0.0);
-                    // What a row writes too much, the zeros behind it and the next row overwrite.
-                    copy_run(&x[row * width..], &mut to[start + padding[1]..], width);
-                    to[start + padding[1] + width..start + pitch].fill(0.0);
+                    zero_run(to, padding[1]);
+                    copy_run(&x[row * width..], &mut to[padding[1]..], width);
+                    zero_run(&mut to[padding[1] + width..], pitch - padding[1] - width);
                 }
             }
+        }
+        let rest = &mut to[rows.len() * pitch..];
+        zero_run(rest, padding[1].min(rest.len()));
+    }
+}
+
+/// Zeros, whole vectors at a time.
+#[inline(always)]
+fn zero_run(to: &mut [f32], count: usize) {
+    for at in (0..count).step_by(LANES) {
+        match to[at..].first_chunk_mut::<LANES>() {
+            Some(vector) => *vector = [0.0; LANES],
+            None => to[at..count].fill(0.0),
         }
     }
 }
@@ -288,38 +335,6 @@ pub(super) struct After<'a> {
     /// One for each result of each group.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) activation: Activation,
-}
-
-simd! {
-    /// Writes sums plus bias, through relu where asked for, without the columns that lie in the padding: (first column,
-    /// columns of a row, columns that are kept). Whole vectors at a time: what a row writes too much, the next one overwrites.
-    fn keep(sums: &[f32], row: (usize, usize, usize), bias: f32, relu: bool, to: &mut [f32]) {
-        let (mut column, pitch, width) = row;
-        let (mut from, mut at) = (0, 0);
-        while at < to.len() {
-            let length = width.saturating_sub(column).min(to.len() - at);
-            for start in (0..length).step_by(LANES) {
-                let (sums, to) = (&sums[from + start..], &mut to[at + start..]);
-                match (sums.first_chunk::<LANES>(), to.first_chunk_mut::<LANES>()) {
-                    (Some(sums), Some(to)) => {
-                        for (to, sum) in to.iter_mut().zip(sums) {
-                            let value = *sum + bias;
-                            *to = if relu && value <= 0.0 { 0.0 } else { value };
-                        }
-                    }
-                    _ => {
-                        for (to, sum) in to.iter_mut().zip(sums).take(length - start) {
-                            let value = *sum + bias;
-                            *to = if relu && value <= 0.0 { 0.0 } else { value };
-                        }
-                    }
-                }
-            }
-            at += length;
-            from += pitch - column;
-            column = 0;
-        }
-    }
 }
 
 /// The gradient of a weight from tiles: the taps of a channel are the rows, up to 48 outputs the columns, and the steps are the
@@ -358,6 +373,11 @@ impl DirectWeight {
         (POSITIONS / self.geometry.output[1].max(1)).max(1)
     }
 
+    /// How often [`Self::add`] fetches a part for the whole of an image.
+    pub(super) fn fetches(&self, channels: usize) -> usize {
+        self.geometry.output[0].div_ceil(self.rows()) * self.geometry.outputs.div_ceil(self.wide()) * channels
+    }
+
     /// Elements of the two buffers that [`Self::add`] works in, for so many channels.
     pub(super) fn buffers(&self, channels: usize) -> [usize; 2] {
         let g = &self.geometry;
@@ -367,13 +387,14 @@ impl DirectWeight {
     }
 
     /// Adds what some rows of an image's group give to the sums `[channels, taps, distance]`: x and dy are that image's,
-    /// x from the first of the channels on.
-    pub(super) fn add(
+    /// x from the first of the channels on. With each channel comes one of the next parts to fetch.
+    pub(super) fn add<'a>(
         &self,
         (x, dy): (&[f32], &[f32]),
         (channels, rows): (usize, Range<usize>),
         [band, turned]: [&mut [f32]; 2],
         sums: &mut [f32],
+        next: &mut impl Iterator<Item = &'a [f32]>,
     ) {
         let (g, wide, distance) = (&self.geometry, self.wide(), self.distance());
         let (width, pitch) = (g.output[1], g.input[1] + 2 * g.padding[1]);
@@ -381,7 +402,7 @@ impl DirectWeight {
         let channel = (rows.len() + (g.kernel[0] - 1) * g.dilation[0]) * pitch;
         assert!(sums.len() >= channels * taps * distance && band.len() >= channels * channel);
         for (x, band) in x.chunks_exact(g.pixels()).zip(band.chunks_exact_mut(channel)).take(channels) {
-            pad_rows(x, g.input, g.padding, rows.start..rows.start + channel / pitch, band);
+            pad_rows(x, g.input, (g.padding, pitch), rows.start..rows.start + channel / pitch, band);
         }
         for first in (0..g.outputs).step_by(wide) {
             let dy =
@@ -389,6 +410,7 @@ impl DirectWeight {
             let turned = &mut turned[..positions * wide];
             interleave(dy, (wide.min(g.outputs - first), wide), positions, turned);
             for number in 0..channels {
+                next.next().into_iter().for_each(fetch_all);
                 for some in even(taps, tile::TAPS) {
                     let tile = tile::Taps {
                         size: (rows.len(), width),

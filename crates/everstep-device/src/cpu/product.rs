@@ -14,7 +14,7 @@ use super::memory::Writer;
 use super::scratch;
 use super::simd::{Level, level};
 pub(super) use super::tile::LANES;
-use super::tile::{self, Apart, COLUMNS, Finish, ROWS, Tile};
+use super::tile::{self, Apart, Bias, COLUMNS, Finish, First, ROWS, Tile};
 
 /// The largest block of K: its panel of columns, 72 KiB, is fetched from the second-level cache ahead of its use.
 const DEPTH: usize = 384;
@@ -28,8 +28,8 @@ const SMALL: usize = 1 << 18;
 const LARGE: usize = 1 << 27;
 /// Elements that are worth a thread's copying.
 const COPIED: usize = 1 << 13;
-/// Elements of both operands that are copied before their tiles are multiplied.
-const PACKED: usize = 1 << 22;
+/// Elements of both operands that are copied before their tiles are multiplied: 2 MiB, which the tiles then find in the caches.
+const PACKED: usize = 1 << 19;
 /// Rows and columns of a piece that a larger product is cut into.
 const PIECE: [usize; 2] = [4096, 8192];
 /// Steps that the right operand is fetched ahead.
@@ -248,7 +248,7 @@ impl<'a> Product<'a> {
                         distance: c_row,
                     };
                     // SAFETY: the panels hold these steps, C the tile by the caller's word, and `suits` knows the processor.
-                    unsafe { tile::multiply(&tile, (count, columns), finish) };
+                    unsafe { tile::multiply(&tile, (count, columns.div_ceil(LANES)), First(columns), finish) };
                 }
             }
         }
@@ -257,7 +257,8 @@ impl<'a> Product<'a> {
     /// What becomes of the sums of a block in a panel of columns.
     fn finish(&self, block: &Range<usize>, panel: usize) -> Finish {
         let last = block.end == self.sizes.2;
-        let bias = self.bias.filter(|_| last).map_or(std::ptr::null(), |bias| bias[panel * COLUMNS..].as_ptr());
+        let bias = self.bias.filter(|_| last);
+        let bias = bias.map_or(Bias::None, |bias| Bias::Columns(bias[panel * COLUMNS..].as_ptr()));
         Finish { add: self.add || block.start > 0, bias, relu: self.relu && last }
     }
 
@@ -315,16 +316,21 @@ impl<'a> Product<'a> {
         // So many blocks are copied at a time.
         let group = (PACKED / (a.elements(size) + b.elements(size))).clamp(1, ranges.len());
         let steps = (group * size).min(k);
-        let mut packed = scratch::take(b.elements(steps) + a.elements(steps));
-        let (right, left) = packed.split_at_mut(b.elements(steps));
+        let rows = task_rows(m, b.number()) / ROWS;
+        let bands = a.number().div_ceil(rows);
+        // Panels of columns that follow one another find the band's rows in the cache.
+        let wide = (bands * b.number() / (4 * rayon::current_num_threads())).clamp(1, TASK_PANELS);
+        let strips = b.number().div_ceil(wide);
+        // A panel of columns that one task alone reads is copied by that task, just before.
+        let own = bands == 1;
+        let room = if own { rayon::current_num_threads() * COLUMNS * size } else { b.elements(steps) };
+        let mut packed = scratch::take(room + a.elements(steps));
+        let (right, left) = packed.split_at_mut(room);
         for group in ranges.chunks(group) {
-            copy_panels([(a, &mut *left), (b, &mut *right)], group);
-            let (left, right) = (&*left, &*right);
-            let rows = task_rows(m, b.number()) / ROWS;
-            let bands = a.number().div_ceil(rows);
-            // Panels of columns that follow one another find the band's rows in the cache.
-            let wide = (bands * b.number() / (4 * rayon::current_num_threads())).clamp(1, TASK_PANELS);
-            let strips = b.number().div_ceil(wide);
+            let shared = if own { Panels { count: 0, ..b } } else { b };
+            copy_panels([(a, &mut *left), (shared, &mut *right)], group);
+            let (right, slots) = if own { (&[][..], &mut *right) } else { (&*right, &mut [][..]) };
+            let (left, slots) = (&*left, Writer::new(slots));
             let work = rows * ROWS * (wide * COLUMNS).min(n) * group.len() * size;
             let tasks = (0..bands * strips).into_par_iter().with_min_len((SMALL / work).max(1));
             tasks.for_each(|task| {
@@ -332,9 +338,47 @@ impl<'a> Product<'a> {
                 let band = band..(band + rows).min(a.number());
                 let strip = strip..(strip + wide).min(b.number());
                 let c = (c.pointer().wrapping_add(start), c_row);
+                if own {
+                    let slot = rayon::current_thread_index().unwrap_or(0) * COLUMNS * size;
+                    // SAFETY: a thread has a slot of its own, and a task does not wait for others.
+                    let slot = unsafe { slots.range(slot, COLUMNS * size) };
+                    // SAFETY: copied above; tasks are disjoint parts of C, which `check` has seen to lie in it.
+                    return unsafe { self.strip((&a, left), strip, slot, group, c) };
+                }
                 // SAFETY: copied above; tasks are disjoint parts of C, which `check` has seen to lie in it.
                 unsafe { self.tiles((&a, &b), (band, strip), (left, right), group, c) };
             });
+        }
+    }
+
+    /// Copies panels of columns to `slot`, one after the other and block after block, and multiplies all rows with each.
+    ///
+    /// # Safety
+    /// As [`Self::tiles`].
+    unsafe fn strip(
+        &self,
+        (a, left): (&Panels<'_>, &[f32]),
+        panels: Range<usize>,
+        slot: &mut [f32],
+        ranges: &[Range<usize>],
+        (c, c_row): (*mut f32, usize),
+    ) {
+        for panel in panels {
+            let first = panel * COLUMNS;
+            let one = Product {
+                sizes: (self.sizes.0, COLUMNS.min(self.sizes.1 - first), self.sizes.2),
+                b: Matrix { values: &self.b.values[first * self.b.column..], ..self.b },
+                bias: self.bias.map(|bias| &bias[first..]),
+                ..*self
+            };
+            let (_, b) = one.panels();
+            for block in ranges {
+                b.copy(0, block.clone(), slot);
+                let left = &left[a.elements(block.start - ranges[0].start)..];
+                let c = (c.wrapping_add(first), c_row);
+                // SAFETY: copied, and by the caller's word.
+                unsafe { one.tiles((a, &b), (0..a.number(), 0..1), (left, slot), std::slice::from_ref(block), c) };
+            }
         }
     }
 }

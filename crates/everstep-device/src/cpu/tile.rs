@@ -45,13 +45,59 @@ impl Steps for Places<'_> {
     }
 }
 
+/// What is added to a tile's sums.
+#[derive(Clone, Copy)]
+pub(super) enum Bias {
+    None,
+    /// One for each column, whole vectors of them; of tiles that keep all columns.
+    Columns(*const f32),
+    /// One for each row.
+    Rows(*const f32),
+}
+
+/// Which columns of a tile the result has.
+pub(super) trait Columns: Copy {
+    /// Whether there may be others between them: those that are kept then move together.
+    const GAPS: bool;
+
+    /// Those of a vector, by bits, and where the first of them lies in a row of the result.
+    fn of(self, vector: usize) -> (u16, usize);
+}
+
+/// So many, and none behind them.
+#[derive(Clone, Copy)]
+pub(super) struct First(pub(super) usize);
+
+impl Columns for First {
+    const GAPS: bool = false;
+
+    #[inline(always)]
+    fn of(self, vector: usize) -> (u16, usize) {
+        let count = self.0.saturating_sub(LANES * vector).min(LANES);
+        (((1u32 << count) - 1) as u16, LANES * vector)
+    }
+}
+
+/// These of each vector.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Kept(pub(super) [(u16, usize); COLUMNS / LANES]);
+
+impl Columns for Kept {
+    const GAPS: bool = true;
+
+    #[inline(always)]
+    fn of(self, vector: usize) -> (u16, usize) {
+        self.0[vector]
+    }
+}
+
 /// What becomes of a tile's sums.
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
     /// Whether they are added to what the result holds.
     pub(super) add: bool,
-    /// Then added, one for each column: whole vectors of them; null where there is none.
-    pub(super) bias: *const f32,
+    /// Then added.
+    pub(super) bias: Bias,
     /// Whether what is not positive then becomes 0; a NaN stays.
     pub(super) relu: bool,
 }
@@ -108,22 +154,21 @@ pub(super) unsafe fn add_taps(tile: &Taps<'_>, vectors: usize) {
     let _ = (tile, vectors);
 }
 
-/// result = left right, for a tile of these rows and columns, finished as told.
+/// result = left right, for a tile of these rows and vectors of columns, finished as told.
 ///
 /// # Safety
-/// The level is [`super::simd::Level::Avx512`]. `left` holds the rows' elements of every step, `right` the vectors that the columns fill, at
-/// the place of every step, `result` the tile, which no other thread touches. Rows are 1 to [`ROWS`], columns 1 to
-/// [`COLUMNS`].
+/// The level is [`super::simd::Level::Avx512`]. `left` holds the rows' elements of every step, `right` the vectors, at the place of every
+/// step, `result` the columns that are kept, which no other thread touches. Rows are 1 to [`ROWS`], vectors 1 to 3.
 #[inline]
-pub(super) unsafe fn multiply<S: Steps>(tile: &Tile<S>, (rows, columns): (usize, usize), finish: Finish) {
-    debug_assert!((1..=ROWS).contains(&rows) && (1..=COLUMNS).contains(&columns));
+pub(super) unsafe fn multiply<S: Steps, C: Columns>(tile: &Tile<S>, size: (usize, usize), columns: C, finish: Finish) {
+    debug_assert!((1..=ROWS).contains(&size.0) && (1..=COLUMNS / LANES).contains(&size.1));
     #[cfg(target_arch = "x86_64")]
     // SAFETY: by the caller's word.
     unsafe {
-        super::tile_avx512::multiply(tile, (rows, columns), finish)
+        super::tile_avx512::multiply(tile, size, columns, finish)
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (tile, rows, columns, finish);
+    let _ = (tile, size, columns, finish);
 }
 
 /// `to[step * width + lane] = from[lane * distance + step]` for 16 lanes and 16 steps.

@@ -3,12 +3,12 @@
 use std::arch::x86_64::{
     __m512, _CMP_LE_OQ, _MM_HINT_T0, _mm_prefetch, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
     _mm512_castps512_ps256, _mm512_cmp_ps_mask, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-    _mm512_unpacklo_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_maskz_mov_ps, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-use super::tile::{Finish, LANES, Steps, Taps, Tile};
+use super::tile::{Bias, Columns, Finish, LANES, Steps, Taps, Tile};
 
 /// Steps that the left operand is fetched ahead.
 const AHEAD: usize = 32;
@@ -16,14 +16,13 @@ const AHEAD: usize = 32;
 /// # Safety
 /// As [`multiply`], of M rows and V vectors.
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, columns: usize, finish: Finish) {
+unsafe fn fixed<const M: usize, const V: usize, S: Steps, C: Columns>(tile: &Tile<S>, columns: C, finish: Finish) {
     let Tile { steps, left, left_step, right, places, ahead, result, distance } = *tile;
     let mut sums = [[_mm512_setzero_ps(); V]; M];
-    if finish.add {
+    if finish.add || C::GAPS {
         for row in 0..M {
             for v in 0..V {
-                // SAFETY: the tile's rows; what is fetched ahead is never looked at.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(result.add(row * distance).wrapping_add(LANES * v).cast()) };
+                _mm_prefetch::<_MM_HINT_T0>(result.wrapping_add(row * distance + columns.of(v).1).cast());
             }
         }
     }
@@ -44,44 +43,55 @@ unsafe fn fixed<const M: usize, const V: usize, S: Steps>(tile: &Tile<S>, column
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate() {
-        for (v, sum) in sums.iter().enumerate() {
-            let left = columns.saturating_sub(LANES * v).min(LANES);
-            let mask = ((1u32 << left) - 1) as u16;
-            // SAFETY: the mask leaves out what lies behind the last column; the bias has whole vectors.
-            unsafe {
-                let at = result.add(row * distance).wrapping_add(LANES * v);
-                let mut value = *sum;
-                if finish.add {
-                    value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value);
+    // Row by row in the source: sums that a loop reaches by its index would lie in memory, all the time.
+    macro_rules! finish {
+        ($($row:literal)+) => {
+            $(if let Some(sums) = sums.get($row) {
+                for (v, sum) in sums.iter().enumerate() {
+                    let (kept, place) = columns.of(v);
+                    let (mut mask, mut value) = (kept, *sum);
+                    if C::GAPS {
+                        mask = ((1u32 << kept.count_ones()) - 1) as u16;
+                        value = _mm512_maskz_compress_ps(kept, value);
+                    }
+                    // SAFETY: the mask leaves out what is not kept; the bias has whole vectors, or a row's.
+                    unsafe {
+                        let at = result.add($row * distance).wrapping_add(place);
+                        if finish.add {
+                            value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), value);
+                        }
+                        match finish.bias {
+                            Bias::None => {}
+                            Bias::Columns(bias) => value = _mm512_add_ps(value, _mm512_loadu_ps(bias.add(LANES * v))),
+                            Bias::Rows(bias) => value = _mm512_add_ps(value, _mm512_set1_ps(*bias.add($row))),
+                        }
+                        if finish.relu {
+                            let zero = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(value, _mm512_setzero_ps());
+                            value = _mm512_maskz_mov_ps(!zero, value);
+                        }
+                        _mm512_mask_storeu_ps(at, mask, value);
+                    }
                 }
-                if !finish.bias.is_null() {
-                    value = _mm512_add_ps(value, _mm512_loadu_ps(finish.bias.add(LANES * v)));
-                }
-                if finish.relu {
-                    let zero = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(value, _mm512_setzero_ps());
-                    value = _mm512_maskz_mov_ps(!zero, value);
-                }
-                _mm512_mask_storeu_ps(at, mask, value);
-            }
-        }
+            })+
+        };
     }
+    finish!(0 1 2 3 4 5 6 7);
 }
 
 /// # Safety
 /// As [`super::tile::multiply`].
 #[inline]
-pub(super) unsafe fn multiply<S: Steps>(tile: &Tile<S>, (rows, columns): (usize, usize), finish: Finish) {
+pub(super) unsafe fn multiply<S: Steps, C: Columns>(tile: &Tile<S>, size: (usize, usize), columns: C, finish: Finish) {
     macro_rules! choose {
         ($($m:literal)+) => {
-            match (rows, columns.div_ceil(LANES)) {
+            match size {
                 $(
                     // SAFETY: by the caller's word.
-                    ($m, 1) => unsafe { fixed::<$m, 1, S>(tile, columns, finish) },
+                    ($m, 1) => unsafe { fixed::<$m, 1, S, C>(tile, columns, finish) },
                     // SAFETY: as above.
-                    ($m, 2) => unsafe { fixed::<$m, 2, S>(tile, columns, finish) },
+                    ($m, 2) => unsafe { fixed::<$m, 2, S, C>(tile, columns, finish) },
                     // SAFETY: as above.
-                    ($m, _) => unsafe { fixed::<$m, 3, S>(tile, columns, finish) },
+                    ($m, _) => unsafe { fixed::<$m, 3, S, C>(tile, columns, finish) },
                 )+
                 _ => {}
             }
