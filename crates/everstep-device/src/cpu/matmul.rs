@@ -180,6 +180,39 @@ impl Matmul {
         }
     }
 
+    /// C from a, b and the bias, which nobody looks at where there is none.
+    pub(super) fn compute(&self, [a, b, bias]: [&[f32]; 3], c: &mut [f32]) {
+        let (m, n, k) = self.sizes();
+        let batches: usize = self.batch_dims().iter().product();
+        let c = &mut c[..batches * m * n];
+        if c.is_empty() {
+            return;
+        }
+        if product::suits((m, n, k)) {
+            self.multiply_tiles((a, b), bias, c);
+            if self.activation != Activation::Relu {
+                self.activate(c, ROWS * n);
+            }
+            return;
+        }
+        if batches > 1 && m * n * k <= SMALL {
+            let matrices = Writer::new(c);
+            (0..batches).into_par_iter().with_min_len((SMALL / (m * n * k).max(1)).max(1)).for_each(|index| {
+                // SAFETY: matrices of the batch are disjoint ranges.
+                let matrix = unsafe { matrices.range(index * m * n, m * n) };
+                self.preload_bias(bias, matrix, n);
+                // SAFETY: as above.
+                unsafe { self.multiply((a, b), matrix.as_mut_ptr(), index, [(0, m), (0, n)], Parallelism::None) };
+            });
+        } else {
+            for (index, matrix) in c.chunks_exact_mut(m * n).enumerate() {
+                self.preload_bias(bias, matrix, n);
+                self.multiply_whole((a, b), matrix, index);
+            }
+        }
+        self.activate(c, ROWS * n);
+    }
+
     /// All matrices of the batch from tiles, with bias and relu.
     fn multiply_tiles(&self, operands: (&[f32], &[f32]), bias: &[f32], c: &mut [f32]) {
         let (m, n, k) = self.sizes();
@@ -354,37 +387,8 @@ impl Kernel for Matmul {
     }
 
     fn run(&self, args: &mut Args<'_>) {
-        let (m, n, k) = self.sizes();
-        let (a, b) = (args.input::<f32>(0), args.input::<f32>(1));
-        let bias: &[f32] = if self.bias.is_some() { args.input(2) } else { &[] };
-        let batches: usize = self.batch_dims().iter().product();
-        let c = &mut args.output::<f32>(0)[..batches * m * n];
-        if c.is_empty() {
-            return;
-        }
-        if product::suits((m, n, k)) {
-            self.multiply_tiles((a, b), bias, c);
-            if self.activation != Activation::Relu {
-                self.activate(c, ROWS * n);
-            }
-            return;
-        }
-        if batches > 1 && m * n * k <= SMALL {
-            let matrices = Writer::new(c);
-            (0..batches).into_par_iter().with_min_len((SMALL / (m * n * k).max(1)).max(1)).for_each(|index| {
-                // SAFETY: matrices of the batch are disjoint ranges.
-                let matrix = unsafe { matrices.range(index * m * n, m * n) };
-                self.preload_bias(bias, matrix, n);
-                // SAFETY: as above.
-                unsafe { self.multiply((a, b), matrix.as_mut_ptr(), index, [(0, m), (0, n)], Parallelism::None) };
-            });
-        } else {
-            for (index, matrix) in c.chunks_exact_mut(m * n).enumerate() {
-                self.preload_bias(bias, matrix, n);
-                self.multiply_whole((a, b), matrix, index);
-            }
-        }
-        self.activate(c, ROWS * n);
+        let inputs = [args.input(0), args.input(1), args.input(2)];
+        self.compute(inputs, args.output(0));
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {

@@ -2,6 +2,7 @@
 
 use super::lanes;
 use super::matmul::Matmul;
+use super::scratch::{self, Scratch};
 use crate::gpu_tiles::{self, Tiles};
 use crate::{Args, DType, Dispatch, GpuTraits, Kernel, Shader};
 
@@ -42,16 +43,16 @@ impl Kernel for MatmulHalf {
     }
 
     fn run(&self, args: &mut Args<'_>) {
-        let wide: Vec<Vec<u32>> = args.inputs.iter().map(|words| widened(self.operands, words)).collect();
-        let inputs = wide.iter().map(Vec::as_slice).collect();
+        let wide = |index: usize| widened(self.operands, args.inputs[index]);
+        let (a, b, bias) = (wide(0), wide(1), self.product.bias.map(|_| wide(2)));
+        let inputs = [&a[..], &b[..], bias.as_deref().unwrap_or(&[])].map(bytemuck::cast_slice);
         if self.result == DType::F32 {
-            return self.product.run(&mut Args { inputs, outputs: vec![args.outputs[0]] });
+            return self.product.compute(inputs, args.output(0));
         }
-        let target = &mut args.outputs[0];
-        let mut sums = vec![0; 2 * target.len()];
-        self.product.run(&mut Args { inputs, outputs: vec![&mut sums] });
         let elements = self.product.elements();
-        round(self.operands, &sums[..elements], &mut target[..elements / 2]);
+        let mut sums = scratch::take(elements);
+        self.product.compute(inputs, &mut sums);
+        round(self.operands, bytemuck::cast_slice(&sums), &mut args.outputs[0][..elements / 2]);
     }
 
     fn dispatch(&self, gpu: &GpuTraits) -> Option<Dispatch> {
@@ -72,9 +73,9 @@ impl Kernel for MatmulHalf {
 const BLOCK: usize = 1024;
 
 /// The bits of all the halves in `words` as f32.
-fn widened(dtype: DType, words: &[u32]) -> Vec<u32> {
+fn widened(dtype: DType, words: &[u32]) -> Scratch<u32> {
     let widen = if dtype == DType::F16 { lanes::f32_from_f16 } else { lanes::f32_from_bf16 };
-    let mut wide = vec![0; 2 * words.len()];
+    let mut wide = scratch::take(2 * words.len());
     let mut halves = [0; BLOCK];
     for (words, wide) in words.chunks(BLOCK / 2).zip(wide.chunks_mut(BLOCK)) {
         for (pair, word) in halves.chunks_exact_mut(2).zip(words) {
