@@ -207,7 +207,8 @@ impl Direct {
                 let (kept, vectors) = self.kept(start, outputs);
                 for block in self.blocks() {
                     let last = block.end == self.sources;
-                    let right = (&band[block.start * channel + start..], channel, &places[..block.len() * self.taps()]);
+                    let steps = (channel, &places[..block.len() * self.taps()]);
+                    let right = &band[block.start * channel + start..];
                     for row in (0..self.results).step_by(ROWS) {
                         let bias = bias.filter(|_| last).map_or(Bias::None, |bias| Bias::Rows(bias[row..].as_ptr()));
                         let relu = last && after.activation == Activation::Relu;
@@ -217,7 +218,13 @@ impl Direct {
                         // SAFETY: within y, whose length `run` has asserted; bands of channels are disjoint.
                         unsafe {
                             let result = y.pointer().add(result);
-                            self.tile((left, right), (self.results - row).min(ROWS), (kept, vectors), (result, finish));
+                            self.tile(
+                                (left, right),
+                                steps,
+                                (self.results - row).min(ROWS),
+                                (kept, vectors),
+                                (result, finish),
+                            );
                         }
                         next.next().into_iter().for_each(fetch_all);
                     }
@@ -252,15 +259,16 @@ impl Direct {
         (kept, vectors)
     }
 
-    /// The sums of some results at the positions of a tile, over a block of sources: (weights from the first of them on; the band
-    /// from the tile on, elements of a channel, places of the steps).
+    /// The sums of some results at the positions of a tile, over a block of sources: from the weights of the first of them on and
+    /// the band from the tile on; (elements of a channel, places of the steps).
     ///
     /// # Safety
     /// The result holds what is kept, and no other thread touches it.
     #[inline]
     unsafe fn tile(
         &self,
-        (weights, (band, channel, places)): (&[f32], (&[f32], usize, &[usize])),
+        (weights, band): (&[f32], &[f32]),
+        (channel, places): (usize, &[usize]),
         rows: usize,
         (kept, vectors): (Kept, usize),
         (result, finish): (*mut f32, Finish),
