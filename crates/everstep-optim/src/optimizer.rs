@@ -96,8 +96,8 @@ impl Optimizer {
             updated: None,
             clip_value: f32::MAX,
             precision: Precision::F32,
-            delivered: VecDeque::new(),
-            arrived: Vec::new(),
+            delivered: VecDeque::with_capacity(everstep_device::control::WINDOW),
+            arrived: Vec::with_capacity(everstep_device::control::WINDOW),
         })
     }
 

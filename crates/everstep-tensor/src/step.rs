@@ -145,8 +145,9 @@ impl StepGate {
             sums,
             options,
             record: None,
-            waiting: VecDeque::new(),
-            words: Vec::new(),
+            // Room ahead, so that no step is the one that makes it.
+            waiting: VecDeque::with_capacity(control::WINDOW),
+            words: Vec::with_capacity(control::RECORD_WORDS),
             attempts: 0,
             moments: Arc::default(),
             committed: 0,

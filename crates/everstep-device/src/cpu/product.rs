@@ -311,7 +311,7 @@ impl<'a> Product<'a> {
     fn piece(&self, c: &Writer<'_, f32>, start: usize, c_row: usize) {
         let (m, n, k) = self.sizes;
         let (a, b) = self.panels();
-        let ranges: SmallVec<[Range<usize>; 32]> = blocks(k).collect();
+        let ranges: SmallVec<[Range<usize>; 128]> = blocks(k).collect();
         let size = ranges[0].len();
         // So many blocks are copied at a time.
         let group = (PACKED / (a.elements(size) + b.elements(size))).clamp(1, ranges.len());

@@ -43,8 +43,9 @@ pub(super) struct Scratch<T> {
 pub(super) fn take<T: Pod>(count: usize) -> Scratch<T> {
     let bytes = (count * size_of::<T>()).next_power_of_two().max(SMALLEST);
     let class = (bytes / SMALLEST).trailing_zeros() as usize;
-    let piece = free()[class].pop().unwrap_or_else(|| more(class, bytes));
-    Scratch { piece, class, count, elements: PhantomData }
+    // Apart, so that the lock is open again when there are to be more.
+    let piece = free()[class].pop();
+    Scratch { piece: piece.unwrap_or_else(|| more(class, bytes)), class, count, elements: PhantomData }
 }
 
 /// As [`take`], all zero.

@@ -26,6 +26,10 @@ pub(super) struct StagingPool(Arc<Mutex<Vec<Staging>>>);
 
 /// Buffers the pool keeps: as many as steps can be in flight, with room to spare.
 const POOL: usize = 16;
+/// Of those for small read-backs, which are records of steps mostly, so many are made at once.
+const SPARE: usize = 8;
+/// Bytes of a small read-back.
+const RECORDS: u64 = 1024;
 
 const WAITING: u8 = 0;
 const MAPPED: u8 = 1;
@@ -63,9 +67,17 @@ impl StagingPool {
             usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
             mapped_at_creation: false,
         };
-        let create = || driver.device().create_buffer(&descriptor);
-        let buffer = driver.allocate((descriptor.size as usize, resident), create)?;
-        Ok(Staging { buffer, state: Arc::default() })
+        let create = || {
+            let buffer = driver
+                .allocate((descriptor.size as usize, &resident), || driver.device().create_buffer(&descriptor))?;
+            Ok(Staging { buffer, state: Arc::default() })
+        };
+        // Those of records come in numbers: the steps that are in flight later allocate none.
+        pool.reserve(POOL);
+        for _ in 0..if bytes <= RECORDS { SPARE } else { 0 } {
+            pool.push(create()?);
+        }
+        create()
     }
 
     fn give_back(&self, staging: Staging) {
