@@ -65,8 +65,8 @@ pub(super) fn filled<T: Pod>(values: impl ExactSizeIterator<Item = T>) -> Scratc
 /// A new piece, and spare ones.
 fn more(class: usize, bytes: usize) -> Piece {
     let count = match bytes {
-        ..=SMALL => 4 * super::threads(),
-        ..=LARGE => super::threads(),
+        _ if bytes <= SMALL => 4 * super::threads(),
+        _ if bytes <= LARGE => super::threads(),
         _ => 1,
     };
     let piece = || vec![Line([0; 64]); bytes / 64].into_boxed_slice();

@@ -8,7 +8,7 @@ use everstep_testing::assert_close;
 use crate::shape;
 use crate::variants::{matrices, normals, outputs, product};
 
-const GPU: GpuTraits = GpuTraits { software: false, subgroup: 32, max_workgroups: 65_535 };
+const GPU: GpuTraits = GpuTraits { software: false, subgroup: 32, max_workgroups: 65_535, cooperative: None };
 
 /// What the kernels of a product in parts write; and into how many they cut it.
 fn in_parts(device: &Device, kernel: &Matmul, [a, b, bias]: [&[f32]; 3]) -> (Vec<f32>, usize) {
