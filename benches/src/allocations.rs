@@ -152,7 +152,7 @@ mod tests {
     fn an_allocation_is_its_innermost_crates() {
         let stack = "   0: alloc\n             at ./benches/src/allocations.rs:60:9\n   1: grow_one\n             at \
                      /rustc/0a1b/library/alloc/src/raw_vec.rs:1:2\n      push\n             at \
-                     /home/.cargo/registry/src/mirror-12/gemm-f32-0.19.0/src/lib.rs:3:4\n   2: everstep_device::run\n             at \
+                     /cargo/registry/src/index/gemm-f32-0.19.0/src/lib.rs:3:4\n   2: everstep_device::run\n             at \
                      ./crates/everstep-device/src/device.rs:5:6";
         assert_eq!(owner(stack), ("gemm-f32".into(), "push".into()));
         let inlined = stack.replace("gemm-f32-0.19.0", "smallvec-1.15.1");
