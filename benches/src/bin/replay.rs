@@ -2,7 +2,7 @@
 //!
 //! Each captured step is run again from an idle device. Timed is the call that binds, encodes and submits it, on the CPU engine
 //! the work itself; counted are the process's heap allocations in that call and in the delivery of its record, whoever makes
-//! them: Everstep, `gemm`, rayon, wgpu or the driver.
+//! them: Everstep, `gemm`, rayon or wgpu. What a driver takes from C's allocator is not seen.
 
 #![expect(clippy::print_stdout, reason = "the lines are what it is for")]
 

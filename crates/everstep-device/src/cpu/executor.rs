@@ -79,6 +79,7 @@ impl CpuExecutor {
     }
 
     pub(crate) fn destroy(&mut self, memory: &[MemoryId]) {
+        scratch::trim();
         for id in memory {
             if let Some(slot) = self.memory.get_mut(id.0) {
                 *slot = None;

@@ -62,6 +62,12 @@ pub(super) fn filled<T: Pod>(values: impl ExactSizeIterator<Item = T>) -> Scratc
     scratch
 }
 
+/// Gives back to the system what nobody has.
+pub(super) fn trim() {
+    let mut pieces = free();
+    pieces.iter_mut().for_each(|class| *class = Vec::new());
+}
+
 /// A new piece, and spare ones.
 fn more(class: usize, bytes: usize) -> Piece {
     let count = match bytes {
@@ -103,17 +109,16 @@ impl<T> Drop for Scratch<T> {
 mod tests {
     use super::*;
 
+    // That they are used again is for the test of allocations to see: here others may trim in between.
     #[test]
-    fn a_piece_is_used_again_and_never_twice_at_once() {
-        // A class of its own, which no other test takes from.
-        let count = (1 << 30) / 4 / 64;
-        let (first, second) = (zeroed::<f32>(count), take::<f32>(count));
-        assert_ne!(first.as_ptr(), second.as_ptr());
-        assert!(first.iter().all(|value| *value == 0.0) && first.as_ptr().addr().is_multiple_of(64));
-        let known = [first.as_ptr(), second.as_ptr()];
-        drop((first, second));
-        let again = take::<u32>(count - 1);
-        assert!(known.contains(&again.as_ptr().cast()) && again.len() == count - 1);
+    fn pieces_are_apart_and_begin_at_cache_lines() {
+        let (mut first, second) = (zeroed::<f32>(1000), filled((0..1000).map(|value| value as f32)));
+        first.fill(-1.0);
+        trim();
+        let third = zeroed::<f32>(1000);
+        assert!(first.iter().all(|value| *value == -1.0) && third.iter().all(|value| *value == 0.0));
+        assert!(second.iter().enumerate().all(|(at, value)| *value == at as f32));
+        assert!([&first, &second, &third].iter().all(|piece| piece.as_ptr().addr().is_multiple_of(64)));
         assert!(take::<f32>(0).is_empty());
     }
 }
